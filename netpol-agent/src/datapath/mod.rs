@@ -1,0 +1,4 @@
+//! From the desired map contents to the kernel: `desired` (value), `diff` (pure), `plan` and `apply` (order and
+//! failure), `store`, `loader`, `attach` (the kernel).
+
+pub mod plan;

@@ -1,0 +1,14 @@
+//! The netpol node agent as a pipeline of named values.
+//!
+//! ```text
+//! kube watch ─┐
+//!             ├─> source ─> cluster ─> policy ─> desired ─> diff ─> Plan ─> apply ─> maps, links
+//! manifests ──┘   (edge)    (pure)     (pure)    (value)    (pure)  (value) (edge)
+//! ring buffer ─> flow::decode ─> flow::enrich ─> sinks
+//! ```
+//!
+//! Start at `pipeline`, the one module that joins two stages.
+
+pub mod cluster;
+pub mod datapath;
+pub mod problem;

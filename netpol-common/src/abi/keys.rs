@@ -1,0 +1,107 @@
+//! Map keys. None has padding: a padded key misses look-ups at random, as the kernel hashes every byte.
+
+use super::{Direction, Reason, assert_wire_layout};
+
+/// Key of the allow table: what does this policy id let this identity do.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AllowKey {
+    /// Identity of the peer, `IDENTITY_NONE` for an address that nothing matches.
+    pub identity: u32,
+    /// Policy id of the subject in one direction.
+    pub policy: u16,
+    /// Always zero.
+    pub pad: u16,
+}
+assert_wire_layout!(AllowKey, size = 8, align = 4, { identity: u32, policy: u16, pad: u16 });
+
+impl AllowKey {
+    /// The key of (`policy`, `identity`).
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(policy: u16, identity: u32) -> Self {
+        Self { identity, policy, pad: 0 }
+    }
+}
+
+/// What a flow entry is for.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FlowKind {
+    /// Opened and answered at the pod's own veth.
+    Direct = 0,
+    /// Judged where the packet left, after the service translation; never matches a reply (design §3.5).
+    Deferred = 1,
+}
+
+/// A flow as one pod sees it: both directions of the flow have the same key. `A` is `[u8; 4]` or `[u8; 16]`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlowKey<A> {
+    /// The local pod's address, network order.
+    pub pod: A,
+    /// The other end's address, network order.
+    pub peer: A,
+    /// Port at the pod, host order. ICMP echo: the identifier when the pod asks, else 0.
+    pub pod_port: u16,
+    /// Port at the peer, host order. ICMP echo: the identifier when the peer asks, else 0.
+    pub peer_port: u16,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// A [`FlowKind`] as number.
+    pub kind: u8,
+    /// The pod's slot: two pods of one node have an entry each.
+    pub slot: u16,
+}
+assert_wire_layout!(FlowKey<[u8; 4]>, size = 16, align = 2, {
+    pod: [u8; 4], peer: [u8; 4], pod_port: u16, peer_port: u16, protocol: u8, kind: u8, slot: u16
+});
+assert_wire_layout!(FlowKey<[u8; 16]>, size = 40, align = 2, {
+    pod: [u8; 16], peer: [u8; 16], pod_port: u16, peer_port: u16, protocol: u8, kind: u8, slot: u16
+});
+
+/// A fragmented datagram, seen at one pod's veth.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FragmentKey<A> {
+    /// Source address, network order.
+    pub source: A,
+    /// Destination address, network order.
+    pub destination: A,
+    /// Identification: 16 bits in IPv4, 32 in IPv6; host order.
+    pub id: u32,
+    /// The pod's slot.
+    pub slot: u16,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// A `Direction` as number: a datagram from one local pod to another is seen at both.
+    pub direction: u8,
+}
+assert_wire_layout!(FragmentKey<[u8; 4]>, size = 16, align = 4, {
+    source: [u8; 4], destination: [u8; 4], id: u32, slot: u16, protocol: u8, direction: u8
+});
+assert_wire_layout!(FragmentKey<[u8; 16]>, size = 40, align = 4, {
+    source: [u8; 16], destination: [u8; 16], id: u32, slot: u16, protocol: u8, direction: u8
+});
+
+/// Index into the counters: (slot, direction, reason) flattened, so that counting is one array access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CounterIndex(pub u32);
+
+impl CounterIndex {
+    /// Counters of one slot.
+    pub const PER_SLOT: u32 = 2 * Reason::SLOTS;
+
+    /// The counter of (`slot`, `direction`, `reason`).
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(slot: u16, direction: Direction, reason: Reason) -> Self {
+        Self(slot as u32 * Self::PER_SLOT + direction as u32 * Reason::SLOTS + reason as u32)
+    }
+
+    /// Entries of the counter map for `slots` slots.
+    #[must_use]
+    pub const fn entries(slots: u32) -> u32 {
+        slots * Self::PER_SLOT
+    }
+}

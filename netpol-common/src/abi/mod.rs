@@ -1,0 +1,146 @@
+//! The wire layout between the agent and the BPF object: map names, keys, values, events, reasons.
+//!
+//! Every type is `repr(C)`, `Copy`, without hidden padding, and carries a layout assert beside it. Addresses are
+//! network-order bytes, ports host-order `u16`, times jiffies (`u32`) unless a field says otherwise. A change of any
+//! size, field, name or number here is a change of [`ABI_VERSION`].
+
+mod event;
+mod keys;
+#[cfg(feature = "user")]
+mod pod;
+mod reason;
+mod values;
+
+pub use event::{Event, Hook};
+pub use keys::{AllowKey, CounterIndex, FlowKey, FlowKind, FragmentKey};
+pub use reason::{Reason, UnknownReason};
+pub use values::{
+    AddressRole, AllowValue, Config, Counter, Direction, Endpoint, EndpointFlags, EventGate, Flow, FlowState, FlowWord,
+    Fragment, PolicyWord, PortRule, Timeouts, TokenBucket,
+};
+
+/// Version of everything in this module. Pinned objects live in a directory that carries it, so that an agent never
+/// reads maps of another layout.
+pub const ABI_VERSION: u32 = 1;
+
+/// Identity of an address that no peer selector and no ipBlock of any local policy matches.
+pub const IDENTITY_NONE: u32 = 0;
+
+/// Policy id of a direction in which the pod is not isolated: everything is allowed and nothing is looked up.
+pub const POLICY_NOT_ISOLATED: u16 = 0;
+/// Policy id that no allow entry ever names: everything is denied. Used when a tightening could not be applied.
+pub const POLICY_DENY: u16 = 1;
+/// First policy id that the compiler hands out.
+pub const POLICY_FIRST: u16 = 2;
+
+/// Slot of no pod: counters and events that belong to no known endpoint.
+pub const SLOT_NONE: u16 = 0;
+
+/// Bits in a port set: one a port.
+pub const PORT_SET_BITS: usize = 65_536;
+/// Bytes in a port set.
+pub const PORT_SET_BYTES: usize = PORT_SET_BITS / 8;
+
+/// Default map capacities; the loader may size them to the node, the compiler refuses (loudly) what does not fit.
+pub mod capacity {
+    /// Interface indexes read from an array; larger ones come from the hash behind it.
+    pub const NEAR_IFINDEXES: u32 = 32_768;
+    /// Endpoints whose interface index is above [`NEAR_IFINDEXES`].
+    pub const FAR_ENDPOINTS: u32 = 1_024;
+    /// Slots, one a local pod; slot 0 is nobody's.
+    pub const SLOTS: u32 = 256;
+    /// Exact addresses with an identity, for each family.
+    pub const ADDRESSES: u32 = 131_072;
+    /// ipBlock regions, for each family.
+    pub const CIDRS: u32 = 65_536;
+    /// (policy id, identity) pairs that allow something.
+    pub const ALLOW: u32 = 131_072;
+    /// Distinct port sets (8 KiB each); 0 and 1 are never used, see `PortRule`.
+    pub const PORT_SETS: u32 = 512;
+    /// Answered flows, for each family (an LRU sized to the node beats a huge one twofold).
+    pub const FLOWS: u32 = 65_536;
+    /// Flows that nobody has answered yet, for each family.
+    pub const UNANSWERED: u32 = 32_768;
+    /// Datagrams of which the first fragment was seen, for each family.
+    pub const FRAGMENTS: u32 = 8_192;
+    /// The node's own addresses and service addresses, for each family.
+    pub const ADDRESS_ROLES: u32 = 32_768;
+    /// Bytes of the event ring buffer (a power of two of pages).
+    pub const EVENT_RING_BYTES: u32 = 1 << 20;
+    /// Cells of the table that keeps one flow from filling the event ring.
+    pub const EVENT_GATES: u32 = 8_192;
+}
+
+/// Map names in the object and file names of their pins.
+pub mod map {
+    /// [`Endpoint`](super::Endpoint) by interface index, below `capacity::NEAR_IFINDEXES`.
+    pub const ENDPOINTS: &str = "ENDPOINTS";
+    /// [`Endpoint`](super::Endpoint) by interface index, the rest.
+    pub const ENDPOINTS_FAR: &str = "ENDPOINTS_FAR";
+    /// [`PolicyWord`](super::PolicyWord) by slot; memory-mapped, so that one store changes all of it.
+    pub const POLICY_WORDS: &str = "POLICY_WORDS";
+    /// IPv4 address to identity.
+    pub const IDENTITY_V4: &str = "IDENTITY_V4";
+    /// IPv6 address to identity.
+    pub const IDENTITY_V6: &str = "IDENTITY_V6";
+    /// IPv4 prefix to identity (LPM).
+    pub const CIDR_V4: &str = "CIDR_V4";
+    /// IPv6 prefix to identity (LPM).
+    pub const CIDR_V6: &str = "CIDR_V6";
+    /// [`AllowKey`](super::AllowKey) to [`AllowValue`](super::AllowValue).
+    pub const ALLOW: &str = "ALLOW";
+    /// Port set number to its 65,536 bits.
+    pub const PORT_SETS: &str = "PORT_SETS";
+    /// Answered IPv4 flows (LRU).
+    pub const FLOWS_V4: &str = "FLOWS_V4";
+    /// Answered IPv6 flows (LRU).
+    pub const FLOWS_V6: &str = "FLOWS_V6";
+    /// Unanswered IPv4 flows (LRU).
+    pub const UNANSWERED_V4: &str = "UNANSWERED_V4";
+    /// Unanswered IPv6 flows (LRU).
+    pub const UNANSWERED_V6: &str = "UNANSWERED_V6";
+    /// First fragments seen, IPv4 (LRU).
+    pub const FRAGMENTS_V4: &str = "FRAGMENTS_V4";
+    /// First fragments seen, IPv6 (LRU).
+    pub const FRAGMENTS_V6: &str = "FRAGMENTS_V6";
+    /// [`AddressRole`](super::AddressRole) of an IPv4 address.
+    pub const ADDRESS_ROLES_V4: &str = "ADDRESS_ROLES_V4";
+    /// [`AddressRole`](super::AddressRole) of an IPv6 address.
+    pub const ADDRESS_ROLES_V6: &str = "ADDRESS_ROLES_V6";
+    /// [`Counter`](super::Counter) by [`CounterIndex`](super::CounterIndex), per CPU.
+    pub const COUNTERS: &str = "COUNTERS";
+    /// Event gates by flow hash, per CPU.
+    pub const EVENT_GATES: &str = "EVENT_GATES";
+    /// Event token buckets by slot, per CPU.
+    pub const EVENT_TOKENS: &str = "EVENT_TOKENS";
+    /// Events that were lost because the ring was full, per CPU.
+    pub const EVENTS_LOST: &str = "EVENTS_LOST";
+    /// The event ring buffer.
+    pub const EVENTS: &str = "EVENTS";
+    /// The object's global variable of type [`Config`](super::Config), set at load.
+    pub const CONFIG: &str = "CONFIG";
+}
+
+/// Program names in the object; a program is named after its hook.
+pub mod program {
+    /// TC ingress of the pod's host veth.
+    pub const FROM_POD: &str = "from_pod";
+    /// TC egress of the pod's host veth.
+    pub const TO_POD: &str = "to_pod";
+}
+
+/// Fails the build when a wire type changes size, alignment or fields, or has hidden padding.
+macro_rules! assert_wire_layout {
+    ($ty:ty, size = $size:expr, align = $align:expr, { $($field:tt : $field_ty:ty),+ $(,)? }) => {
+        const _: () = {
+            assert!(size_of::<$ty>() == $size, "size changed: bump ABI_VERSION");
+            assert!(align_of::<$ty>() == $align, "alignment changed: bump ABI_VERSION");
+            assert!(0 $(+ size_of::<$field_ty>())+ == $size, "implicit padding: add an explicit pad field");
+            fn _every_field_is_listed(value: $ty) {
+                // A destructuring pattern cannot be written for a type parameterised in the macro call; field reads do.
+                $(let _: $field_ty = value.$field;)+
+            }
+        };
+    };
+}
+pub(crate) use assert_wire_layout;
