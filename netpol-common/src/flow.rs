@@ -1,1 +1,117 @@
-//! (in work)
+//! The life of a flow as pure functions: when an entry is still alive, and what a packet makes of it (design §3.4).
+
+use crate::abi::{Config, Direction, Flow, FlowState, FlowWord};
+use crate::packet::{protocol, tcp_flag};
+
+/// A word of the object's [`Config`], by its index: the programs read single words, as a copy of the whole would cost.
+#[repr(usize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setting {
+    /// `timeouts.tcp_opening`.
+    TcpOpening = 0,
+    /// `timeouts.tcp_established`.
+    TcpEstablished = 1,
+    /// `timeouts.tcp_closing`.
+    TcpClosing = 2,
+    /// `timeouts.other_opening`.
+    OtherOpening = 3,
+    /// `timeouts.other_established`.
+    OtherEstablished = 4,
+    /// `timeouts.sctp_established`.
+    SctpEstablished = 5,
+    /// `timeouts.fragment`.
+    Fragment = 6,
+    /// `mark_mask`.
+    MarkMask = 7,
+    /// `flags`.
+    Flags = 8,
+    /// `hz`.
+    Hz = 9,
+    /// `event_interval`.
+    EventInterval = 10,
+    /// `events_per_second`.
+    EventsPerSecond = 11,
+    /// `slots`.
+    Slots = 12,
+}
+
+impl Setting {
+    /// Words in a [`Config`].
+    pub const COUNT: usize = 13;
+}
+
+const _: () = {
+    assert!(size_of::<Config>() == Setting::COUNT * 4);
+    assert!(core::mem::offset_of!(Config, mark_mask) == Setting::MarkMask as usize * 4);
+    assert!(core::mem::offset_of!(Config, flags) == Setting::Flags as usize * 4);
+    assert!(core::mem::offset_of!(Config, hz) == Setting::Hz as usize * 4);
+    assert!(core::mem::offset_of!(Config, event_interval) == Setting::EventInterval as usize * 4);
+    assert!(core::mem::offset_of!(Config, events_per_second) == Setting::EventsPerSecond as usize * 4);
+    assert!(core::mem::offset_of!(Config, slots) == Setting::Slots as usize * 4);
+};
+
+/// The setting that bounds how long a flow in this state may be idle. A revoked flow is kept as long as a live one:
+/// its entry is what keeps both directions closed.
+#[must_use]
+#[inline(always)]
+pub const fn timeout(protocol: u8, state: FlowState) -> Setting {
+    match (protocol, state) {
+        (protocol::TCP, FlowState::Opening) => Setting::TcpOpening,
+        (protocol::TCP, FlowState::Established | FlowState::Revoked) => Setting::TcpEstablished,
+        (protocol::TCP, FlowState::Closing) => Setting::TcpClosing,
+        (_, FlowState::Opening) => Setting::OtherOpening,
+        (protocol::SCTP, _) => Setting::SctpEstablished,
+        _ => Setting::OtherEstablished,
+    }
+}
+
+/// True if an entry last seen at `last_seen` has not been idle longer than `limit` at `now` (all in jiffies, wrapping).
+#[must_use]
+#[inline(always)]
+pub const fn is_live(now: u32, last_seen: u32, limit: u32) -> bool {
+    now.wrapping_sub(last_seen) <= limit
+}
+
+/// True for the packet that opens a TCP connection: SYN without ACK (RST and FIN beside it change nothing).
+#[must_use]
+#[inline(always)]
+pub const fn is_syn(protocol: u8, tcp_flags: u8) -> bool {
+    protocol == protocol::TCP && tcp_flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN
+}
+
+/// What an allowed packet in `direction` makes of a flow that is not revoked.
+#[must_use]
+#[inline(always)]
+pub const fn advance(word: FlowWord, protocol: u8, tcp_flags: u8, direction: Direction) -> FlowWord {
+    let from_opener = word.opener() as u8 == direction as u8;
+    let mut next = word;
+    if !from_opener && matches!(word.state(), FlowState::Opening) {
+        next = next.with_state(FlowState::Established).with_flag(FlowWord::ANSWERED);
+    }
+    if protocol != protocol::TCP || tcp_flags & (tcp_flag::FIN | tcp_flag::RST) == 0 {
+        return next;
+    }
+    if tcp_flags & tcp_flag::RST != 0 {
+        return next.with_state(FlowState::Closing);
+    }
+    next = next.with_flag(if from_opener { FlowWord::FIN_OPENER } else { FlowWord::FIN_ANSWERER });
+    if next.has(FlowWord::FIN_BOTH) { next.with_state(FlowState::Closing) } else { next }
+}
+
+/// The state in which a revoked flow resumes when a newer revision allows it again.
+#[must_use]
+#[inline(always)]
+pub const fn resumed_state(word: FlowWord) -> FlowState {
+    match word.state() {
+        FlowState::Revoked if word.has(FlowWord::ANSWERED) => FlowState::Established,
+        FlowState::Revoked => FlowState::Opening,
+        state => state,
+    }
+}
+
+/// A flow with this word, seen now.
+#[must_use]
+#[inline(always)]
+pub const fn seen(word: FlowWord, now: u32) -> Flow {
+    Flow { word, last_seen: now, pad: 0 }
+}

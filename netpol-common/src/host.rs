@@ -1,1 +1,240 @@
-//! (in work)
+//! The tables as ordinary maps: the same decision in userspace, for host tests, property tests and `explain`.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use crate::abi::{
+    AllowKey, AllowValue, Config, Direction, Endpoint, Flow, FlowKey, Fragment, FragmentKey, IDENTITY_NONE, PolicyWord,
+    Reason, V4, V6,
+};
+use crate::classify::{self, Found, Frame, Report, Shared, Subject, Tables, Verdict};
+use crate::flow::Setting;
+use crate::packet::Address;
+
+/// Tables of one family.
+#[derive(Clone, Debug, Default)]
+pub struct FamilyTables<A> {
+    /// Exact address to identity.
+    pub identities: HashMap<A, u32>,
+    /// (prefix, its length, identity).
+    pub cidrs: Vec<(A, u8, u32)>,
+    /// Address roles.
+    pub roles: HashMap<A, u32>,
+    /// Answered flows.
+    pub flows: RefCell<HashMap<FlowKey<A>, Flow>>,
+    /// Unanswered flows.
+    pub unanswered: RefCell<HashMap<FlowKey<A>, Flow>>,
+    /// Ports of fragmented datagrams.
+    pub fragments: RefCell<HashMap<FragmentKey<A>, Fragment>>,
+}
+
+/// A drop that a host run reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostReport {
+    /// Why.
+    pub reason: Reason,
+    /// Direction as the pod sees it.
+    pub direction: Direction,
+    /// Identity of the peer.
+    pub identity: u32,
+    /// Policy id that denied.
+    pub policy: u16,
+}
+
+/// Every table, with a clock that the test moves.
+#[derive(Clone, Debug)]
+pub struct HostTables {
+    /// Configuration.
+    pub config: Config,
+    /// Jiffies.
+    pub now: Cell<u32>,
+    /// Allow table.
+    pub allow: HashMap<AllowKey, AllowValue>,
+    /// Port sets: bit `p % 8` of byte `p / 8` is port `p`.
+    pub port_sets: HashMap<u16, Vec<u8>>,
+    /// IPv4.
+    pub v4: FamilyTables<V4>,
+    /// IPv6.
+    pub v6: FamilyTables<V6>,
+    /// What was reported.
+    pub reports: RefCell<Vec<HostReport>>,
+    /// True to refuse new flow entries, as a full table does.
+    pub flows_full: Cell<bool>,
+}
+
+impl HostTables {
+    /// Empty tables under this configuration.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            now: Cell::new(1_000_000),
+            allow: HashMap::new(),
+            port_sets: HashMap::new(),
+            v4: FamilyTables::default(),
+            v6: FamilyTables::default(),
+            reports: RefCell::new(Vec::new()),
+            flows_full: Cell::new(false),
+        }
+    }
+
+    /// Gives an exact address its identity.
+    pub fn set_identity(&mut self, address: IpAddr, identity: u32) {
+        match address {
+            IpAddr::V4(address) => _ = self.v4.identities.insert(address.into(), identity),
+            IpAddr::V6(address) => _ = self.v6.identities.insert(address.into(), identity),
+        }
+    }
+
+    /// Gives a prefix its identity.
+    pub fn set_cidr(&mut self, network: IpAddr, prefix_len: u8, identity: u32) {
+        match network {
+            IpAddr::V4(address) => self.v4.cidrs.push((address.into(), prefix_len, identity)),
+            IpAddr::V6(address) => self.v6.cidrs.push((address.into(), prefix_len, identity)),
+        }
+    }
+
+    /// Says what an address is to the node.
+    pub fn set_role(&mut self, address: IpAddr, role: u32) {
+        match address {
+            IpAddr::V4(address) => _ = self.v4.roles.insert(address.into(), role),
+            IpAddr::V6(address) => _ = self.v6.roles.insert(address.into(), role),
+        }
+    }
+
+    /// Judges a frame that a pod sends.
+    pub fn from_pod(&self, packet: &[u8], frame: &Frame, endpoint: &Endpoint, policy: PolicyWord) -> Verdict {
+        classify::from_pod(packet, frame, &Subject { endpoint, policy }, self)
+    }
+
+    /// Judges a frame that a pod is about to receive.
+    pub fn to_pod(&self, packet: &[u8], frame: &Frame, endpoint: &Endpoint, policy: PolicyWord) -> Verdict {
+        classify::to_pod(packet, frame, &Subject { endpoint, policy }, self)
+    }
+}
+
+impl Shared for HostTables {
+    fn setting(&self, setting: Setting) -> u32 {
+        let config = &self.config;
+        match setting {
+            Setting::TcpOpening => config.timeouts.tcp_opening,
+            Setting::TcpEstablished => config.timeouts.tcp_established,
+            Setting::TcpClosing => config.timeouts.tcp_closing,
+            Setting::OtherOpening => config.timeouts.other_opening,
+            Setting::OtherEstablished => config.timeouts.other_established,
+            Setting::SctpEstablished => config.timeouts.sctp_established,
+            Setting::Fragment => config.timeouts.fragment,
+            Setting::MarkMask => config.mark_mask,
+            Setting::Flags => config.flags,
+            Setting::Hz => config.hz,
+            Setting::EventInterval => config.event_interval,
+            Setting::EventsPerSecond => config.events_per_second,
+            Setting::Slots => config.slots,
+        }
+    }
+
+    fn now(&self) -> u32 {
+        self.now.get()
+    }
+
+    fn allow(&self, key: &AllowKey) -> Option<AllowValue> {
+        self.allow.get(key).copied()
+    }
+
+    fn port_set_has(&self, set: u16, port: u16) -> bool {
+        let byte = self.port_sets.get(&set).and_then(|bits| bits.get(usize::from(port / 8)));
+        byte.is_some_and(|byte| byte >> (port % 8) & 1 == 1)
+    }
+}
+
+/// True if the first `length` bits are equal.
+fn shares_prefix<A: Address>(a: A, b: A, length: u8) -> bool {
+    let mut left = u32::from(length);
+    a.widen().iter().zip(b.widen()).all(|(&a, b)| {
+        let bits = left.min(32);
+        left -= bits;
+        bits == 0 || (u32::from_be(a) ^ u32::from_be(b)) >> (32 - bits) == 0
+    })
+}
+
+trait OfFamily<A> {
+    fn family(&self) -> &FamilyTables<A>;
+}
+
+impl OfFamily<V4> for HostTables {
+    fn family(&self) -> &FamilyTables<V4> {
+        &self.v4
+    }
+}
+
+impl OfFamily<V6> for HostTables {
+    fn family(&self) -> &FamilyTables<V6> {
+        &self.v6
+    }
+}
+
+impl<A: Address + std::hash::Hash> Tables<A> for HostTables
+where
+    Self: OfFamily<A>,
+{
+    type Handle = FlowKey<A>;
+
+    fn identity(&self, address: &A) -> u32 {
+        let family = self.family();
+        if let Some(&identity) = family.identities.get(address) {
+            return identity;
+        }
+        let covering = family.cidrs.iter().filter(|(network, length, _)| shares_prefix(*network, *address, *length));
+        covering.max_by_key(|(_, length, _)| *length).map_or(IDENTITY_NONE, |(_, _, identity)| *identity)
+    }
+
+    fn address_role(&self, address: &A) -> u32 {
+        self.family().roles.get(address).copied().unwrap_or(0)
+    }
+
+    fn find_flow(&self, key: &FlowKey<A>) -> Option<Found<Self::Handle>> {
+        let answered = self.family().flows.borrow().get(key).copied();
+        let flow = answered.or_else(|| self.family().unanswered.borrow().get(key).copied())?;
+        Some(Found { handle: *key, flow, answered: answered.is_some() })
+    }
+
+    fn update_flow(&self, found: &Found<Self::Handle>, flow: &Flow) {
+        let table = if found.answered { &self.family().flows } else { &self.family().unanswered };
+        table.borrow_mut().insert(found.handle, *flow);
+    }
+
+    fn promote_flow(&self, key: &FlowKey<A>, flow: &Flow) -> bool {
+        if self.flows_full.get() {
+            return false;
+        }
+        self.family().flows.borrow_mut().insert(*key, *flow);
+        self.family().unanswered.borrow_mut().remove(key);
+        true
+    }
+
+    fn open_flow(&self, key: &FlowKey<A>, flow: &Flow) -> bool {
+        if self.flows_full.get() {
+            return false;
+        }
+        self.family().unanswered.borrow_mut().insert(*key, *flow);
+        true
+    }
+
+    fn find_fragment(&self, key: &FragmentKey<A>) -> Option<Fragment> {
+        self.family().fragments.borrow().get(key).copied()
+    }
+
+    fn record_fragment(&self, key: &FragmentKey<A>, fragment: &Fragment) {
+        self.family().fragments.borrow_mut().insert(*key, *fragment);
+    }
+
+    fn report(&self, report: &Report<'_, A>) {
+        self.reports.borrow_mut().push(HostReport {
+            reason: report.refusal.reason,
+            direction: report.direction,
+            identity: report.refusal.identity,
+            policy: report.refusal.policy,
+        });
+    }
+}

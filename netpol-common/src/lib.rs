@@ -12,7 +12,6 @@
 
 pub mod abi;
 pub mod classify;
-pub mod family;
 pub mod flow;
 #[cfg(feature = "user")]
 pub mod host;

@@ -1,6 +1,6 @@
 //! Map keys. None has padding: a padded key misses look-ups at random, as the kernel hashes every byte.
 
-use super::{Direction, Reason, assert_wire_layout};
+use super::{Direction, Reason, V4, V6, assert_wire_layout};
 
 /// Key of the allow table: what does this policy id let this identity do.
 #[repr(C)]
@@ -34,7 +34,7 @@ pub enum FlowKind {
     Deferred = 1,
 }
 
-/// A flow as one pod sees it: both directions of the flow have the same key. `A` is `[u8; 4]` or `[u8; 16]`.
+/// A flow as one pod sees it: both directions of the flow have the same key. `A` is [`V4`] or [`V6`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlowKey<A> {
@@ -53,11 +53,11 @@ pub struct FlowKey<A> {
     /// The pod's slot: two pods of one node have an entry each.
     pub slot: u16,
 }
-assert_wire_layout!(FlowKey<[u8; 4]>, size = 16, align = 2, {
-    pod: [u8; 4], peer: [u8; 4], pod_port: u16, peer_port: u16, protocol: u8, kind: u8, slot: u16
+assert_wire_layout!(FlowKey<V4>, size = 16, align = 4, {
+    pod: V4, peer: V4, pod_port: u16, peer_port: u16, protocol: u8, kind: u8, slot: u16
 });
-assert_wire_layout!(FlowKey<[u8; 16]>, size = 40, align = 2, {
-    pod: [u8; 16], peer: [u8; 16], pod_port: u16, peer_port: u16, protocol: u8, kind: u8, slot: u16
+assert_wire_layout!(FlowKey<V6>, size = 40, align = 4, {
+    pod: V6, peer: V6, pod_port: u16, peer_port: u16, protocol: u8, kind: u8, slot: u16
 });
 
 /// A fragmented datagram, seen at one pod's veth.
@@ -77,11 +77,11 @@ pub struct FragmentKey<A> {
     /// A `Direction` as number: a datagram from one local pod to another is seen at both.
     pub direction: u8,
 }
-assert_wire_layout!(FragmentKey<[u8; 4]>, size = 16, align = 4, {
-    source: [u8; 4], destination: [u8; 4], id: u32, slot: u16, protocol: u8, direction: u8
+assert_wire_layout!(FragmentKey<V4>, size = 16, align = 4, {
+    source: V4, destination: V4, id: u32, slot: u16, protocol: u8, direction: u8
 });
-assert_wire_layout!(FragmentKey<[u8; 16]>, size = 40, align = 4, {
-    source: [u8; 16], destination: [u8; 16], id: u32, slot: u16, protocol: u8, direction: u8
+assert_wire_layout!(FragmentKey<V6>, size = 40, align = 4, {
+    source: V6, destination: V6, id: u32, slot: u16, protocol: u8, direction: u8
 });
 
 /// Index into the counters: (slot, direction, reason) flattened, so that counting is one array access.

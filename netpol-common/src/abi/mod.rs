@@ -4,6 +4,7 @@
 //! network-order bytes, ports host-order `u16`, times jiffies (`u32`) unless a field says otherwise. A change of any
 //! size, field, name or number here is a change of [`ABI_VERSION`].
 
+mod address;
 mod event;
 mod keys;
 #[cfg(feature = "user")]
@@ -11,6 +12,7 @@ mod pod;
 mod reason;
 mod values;
 
+pub use address::{Mac, V4, V6};
 pub use event::{Event, Hook};
 pub use keys::{AllowKey, CounterIndex, FlowKey, FlowKind, FragmentKey};
 pub use reason::{Reason, UnknownReason};

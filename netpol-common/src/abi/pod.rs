@@ -4,7 +4,7 @@
 
 use super::{
     AllowKey, AllowValue, Config, Counter, Endpoint, EventGate, Flow, FlowKey, Fragment, FragmentKey, PolicyWord,
-    TokenBucket,
+    TokenBucket, V4, V6,
 };
 
 macro_rules! wire_pod {
@@ -23,11 +23,13 @@ wire_pod!(
     Endpoint,
     EventGate,
     Flow,
-    FlowKey<[u8; 4]>,
-    FlowKey<[u8; 16]>,
+    FlowKey<V4>,
+    FlowKey<V6>,
     Fragment,
-    FragmentKey<[u8; 4]>,
-    FragmentKey<[u8; 16]>,
+    FragmentKey<V4>,
+    FragmentKey<V6>,
     PolicyWord,
     TokenBucket,
+    V4,
+    V6,
 );

@@ -1,6 +1,6 @@
 //! Map values and the object's configuration.
 
-use super::{POLICY_NOT_ISOLATED, SLOT_NONE, assert_wire_layout};
+use super::{Mac, POLICY_NOT_ISOLATED, SLOT_NONE, V4, V6, assert_wire_layout};
 
 /// Direction of traffic **as the pod sees it**. The TC hook is the other type, [`super::Hook`].
 #[repr(u8)]
@@ -63,16 +63,16 @@ pub struct Endpoint {
     /// See [`EndpointFlags`].
     pub flags: u16,
     /// MAC address of the pod's side.
-    pub mac: [u8; 6],
+    pub mac: Mac,
     /// Always zero.
-    pub pad: [u8; 2],
+    pub pad: u16,
     /// IPv4 address, if `HAS_V4`.
-    pub ipv4: [u8; 4],
+    pub ipv4: V4,
     /// IPv6 address, if `HAS_V6`.
-    pub ipv6: [u8; 16],
+    pub ipv6: V6,
 }
-assert_wire_layout!(Endpoint, size = 32, align = 2, {
-    slot: u16, flags: u16, mac: [u8; 6], pad: [u8; 2], ipv4: [u8; 4], ipv6: [u8; 16]
+assert_wire_layout!(Endpoint, size = 32, align = 4, {
+    slot: u16, flags: u16, mac: Mac, pad: u16, ipv4: V4, ipv6: V6
 });
 
 impl Endpoint {

@@ -1,0 +1,90 @@
+//! Packets that a pod is about to receive: are they for it, and does ingress policy allow them?
+
+use super::{AllTables, Frame, Refusal, Stage, Subject, Tables, Verdict};
+use crate::abi::{Direction, EndpointFlags, Reason, V4, V6};
+use crate::packet::{Address, Ethernet, Header, Icmp, PacketBytes, Part, ether_type, protocol};
+
+/// Judges a frame at TC egress of a pod's host veth.
+#[inline(always)]
+pub fn to_pod<P: PacketBytes + ?Sized, T: AllTables>(
+    packet: &P,
+    frame: &Frame,
+    subject: &Subject<'_>,
+    tables: &T,
+) -> Verdict {
+    let stage = Stage { packet, frame, subject, tables };
+    let ethernet = match Ethernet::parse(packet) {
+        Ok(ethernet) => ethernet,
+        Err(reason) => return stage.refuse(reason, 0, Direction::Ingress),
+    };
+    if subject.endpoint.is_absent() {
+        return stage.refuse(Reason::EndpointPending, ethernet.ether_type, Direction::Ingress);
+    }
+    if subject.endpoint.has(EndpointFlags::PASS_THROUGH) {
+        return Verdict(Reason::PassThrough);
+    }
+    let for_pod = stage.is_pending() || ethernet.destination == subject.endpoint.mac;
+    if !for_pod && !ethernet.destination.is_group() {
+        return Verdict(Reason::NotForThisPod);
+    }
+    match ethernet.ether_type {
+        ether_type::IPV4 => {
+            let mut header = Header::<V4>::default();
+            let result = stage.ip_to_pod(&mut header, for_pod);
+            stage.conclude(result, &header, Direction::Ingress)
+        }
+        ether_type::IPV6 => {
+            let mut header = Header::<V6>::default();
+            let result = stage.ip_to_pod(&mut header, for_pod);
+            stage.conclude(result, &header, Direction::Ingress)
+        }
+        ether_type::ARP => Verdict(Reason::Neighbour),
+        other if stage.is_pending() || subject.policy.is_isolated(Direction::Ingress) => {
+            stage.refuse(Reason::UnsupportedEtherType, other, Direction::Ingress)
+        }
+        _ => Verdict(Reason::NotIsolated),
+    }
+}
+
+impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
+    #[inline(always)]
+    fn ip_to_pod<A: Address>(&self, header: &mut Header<A>, for_pod: bool) -> Result<Reason, Refusal>
+    where
+        T: Tables<A>,
+    {
+        A::parse(self.packet, header)?;
+        if is_neighbour(header) {
+            return Ok(Reason::Neighbour);
+        }
+        if self.is_pending() {
+            return Err(Reason::EndpointPending.into());
+        }
+        let endpoint = self.subject.endpoint;
+        let is_own =
+            A::of_endpoint(endpoint) == Some(header.destination) || header.destination.is_link_local_of(endpoint.mac);
+        if !is_own && !header.destination.is_group() && !self.any_source() {
+            // In a frame for the pod this may be a secondary address that someone relies on: it is told. In a flooded
+            // frame it is somebody else's.
+            let reason = if for_pod { Reason::UnknownDestination } else { Reason::NotForThisPod };
+            return Err(reason.into());
+        }
+        if self.is_related_error(header, Direction::Ingress) {
+            return Ok(Reason::RelatedIcmp);
+        }
+        self.decide(header, Direction::Ingress)
+    }
+}
+
+/// Neighbour discovery and MLD, which no pod of this node can have forged ([`super::from_pod`] saw to it) and no router
+/// forwards (hop limit 255 or 1).
+#[inline(always)]
+fn is_neighbour<A: Address>(header: &Header<A>) -> bool {
+    if A::ICMP != protocol::ICMPV6 || header.protocol != protocol::ICMPV6 || header.part != Part::Whole {
+        return false;
+    }
+    match A::icmp(header.icmp_type) {
+        Icmp::Neighbour | Icmp::Router => header.hop_limit == 255,
+        Icmp::Listener => header.hop_limit == 1,
+        Icmp::EchoRequest | Icmp::EchoReply | Icmp::Error | Icmp::Other => false,
+    }
+}

@@ -1,0 +1,154 @@
+//! IPv4: header length, total length, options, fragments.
+
+use super::{Address, Header, Icmp, L2_LEN, PacketBytes, low_byte, low_half, parse_transport, part, protocol};
+use crate::abi::{Endpoint, EndpointFlags, Mac, Reason, V4};
+
+/// Option numbers that route by the sender's will (RFC 791: loose and strict source route).
+const SOURCE_ROUTES: [u8; 2] = [131, 137];
+/// Bytes of options at most: a header is 60 bytes long, 20 of them fixed.
+const MAX_OPTION_BYTES: usize = 40;
+/// The more-fragments bit of the fragment word.
+const MORE_FRAGMENTS: u16 = 0x2000;
+
+impl Address for V4 {
+    const ICMP: u8 = protocol::ICMP;
+    const ETHER_TYPE: u16 = super::ether_type::IPV4;
+
+    #[inline(always)]
+    fn parse<P: PacketBytes + ?Sized>(packet: &P, header: &mut Header<Self>) -> Result<(), Reason> {
+        let [first, fragment, ttl, source, destination] = packet.load::<[u32; 5]>(L2_LEN).ok_or(Reason::Truncated)?;
+        header.source = Self(source);
+        header.destination = Self(destination);
+        let ttl = u32::from_be(ttl);
+        header.hop_limit = low_byte(ttl >> 24);
+        header.protocol = low_byte(ttl >> 16);
+
+        let version_and_length = u32::from_be(first) >> 24;
+        let header_len = ((version_and_length & 0xf) * 4) as usize;
+        let total_len = usize::from(low_half(first));
+        if version_and_length >> 4 != 4 || header_len < 20 {
+            return Err(Reason::Malformed);
+        }
+        // kernel: a big-TCP GSO packet carries total length 0 (include/net/ip.h, iph_totlen).
+        if total_len != 0 && (total_len < header_len || total_len > packet.length() - L2_LEN) {
+            return Err(Reason::Truncated);
+        }
+        header.l4 = low_u16(L2_LEN + header_len);
+        let word = low_half(fragment);
+        header.part = part((word & 0x1fff) << 3, word & MORE_FRAGMENTS != 0);
+        header.fragment_id = u32::from_be(fragment) >> 16;
+        if header_len > 20 {
+            header.source_routed = has_source_route(packet, header_len - 20)?;
+        }
+        // What lies behind the datagram is Ethernet padding: ports found there would be the sender's invention.
+        if total_len != 0 && matches!(header.part, super::Part::Whole | super::Part::First) {
+            require_ports(header, total_len - header_len)?;
+        }
+        parse_transport(packet, header)
+    }
+
+    #[inline(always)]
+    fn parse_quoted<P: PacketBytes + ?Sized>(packet: &P, offset: usize) -> Option<Header<Self>> {
+        let [first, fragment, ttl, source, destination] = packet.load::<[u32; 5]>(offset)?;
+        // verifier: options would make the offset of the ports variable; an error about such a packet is not related.
+        if u32::from_be(first) >> 24 != 0x45 || low_half(fragment) & 0x1fff != 0 {
+            return None;
+        }
+        let mut header = Header {
+            source: Self(source),
+            destination: Self(destination),
+            protocol: low_byte(u32::from_be(ttl) >> 16),
+            l4: low_u16(offset + 20),
+            ..Header::default()
+        };
+        super::parse_quoted_transport(packet, &mut header)?;
+        Some(header)
+    }
+
+    #[inline(always)]
+    fn of_endpoint(endpoint: &Endpoint) -> Option<Self> {
+        endpoint.has(EndpointFlags::HAS_V4).then_some(endpoint.ipv4)
+    }
+
+    #[inline(always)]
+    fn is_group(self) -> bool {
+        let address = u32::from_be(self.0);
+        address >> 28 == 0xe || address == u32::MAX
+    }
+
+    #[inline(always)]
+    fn is_unspecified(self) -> bool {
+        self.0 == 0
+    }
+
+    #[inline(always)]
+    fn is_link_local_of(self, _mac: Mac) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn icmp(icmp_type: u8) -> Icmp {
+        match icmp_type {
+            8 => Icmp::EchoRequest,
+            0 => Icmp::EchoReply,
+            3 | 11 | 12 => Icmp::Error,
+            // Redirect and router advertisement (RFC 792, RFC 1256).
+            5 | 9 => Icmp::Router,
+            _ => Icmp::Other,
+        }
+    }
+
+    #[inline(always)]
+    fn widen(self) -> [u32; 4] {
+        [self.0, 0, 0, 0]
+    }
+}
+
+/// Offsets within a frame fit 16 bits: two headers of bounded length.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "a bounded offset, masked for the verifier")]
+pub(super) const fn low_u16(offset: usize) -> u16 {
+    (offset & 0x3fff) as u16
+}
+
+/// The transport header must lie inside the datagram, not in the padding behind it.
+#[inline(always)]
+fn require_ports(header: &Header<V4>, payload_len: usize) -> Result<(), Reason> {
+    let needed = match header.protocol {
+        protocol::TCP => 20,
+        protocol::UDP | protocol::ICMP => 8,
+        protocol::SCTP => 12,
+        _ => 0,
+    };
+    if payload_len >= needed {
+        return Ok(());
+    }
+    Err(if header.part == super::Part::First { Reason::FragmentTooSmall } else { Reason::Truncated })
+}
+
+/// Walks the options (RFC 791 §3.1).
+#[inline(always)]
+fn has_source_route<P: PacketBytes + ?Sized>(packet: &P, length: usize) -> Result<bool, Reason> {
+    let mut at = 0;
+    // verifier: at most one option a byte; the loop is bounded by the longest header.
+    for _ in 0..MAX_OPTION_BYTES {
+        if at >= length {
+            return Ok(false);
+        }
+        let offset = L2_LEN + 20 + (at & 0x3f);
+        let kind: u8 = packet.load(offset).ok_or(Reason::Truncated)?;
+        match kind {
+            0 => return Ok(false),
+            1 => at += 1,
+            kind if SOURCE_ROUTES.contains(&kind) => return Ok(true),
+            _ => {
+                let option_len: u8 = packet.load(offset + 1).ok_or(Reason::Truncated)?;
+                if option_len < 2 {
+                    return Err(Reason::Malformed);
+                }
+                at += usize::from(option_len);
+            }
+        }
+    }
+    Ok(false)
+}
