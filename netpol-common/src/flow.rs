@@ -33,11 +33,13 @@ pub enum Setting {
     EventsPerSecond = 11,
     /// `slots`.
     Slots = 12,
+    /// `mark_shift`.
+    MarkShift = 13,
 }
 
 impl Setting {
     /// Words in a [`Config`].
-    pub const COUNT: usize = 13;
+    pub const COUNT: usize = 14;
 }
 
 const _: () = {
@@ -48,6 +50,7 @@ const _: () = {
     assert!(core::mem::offset_of!(Config, event_interval) == Setting::EventInterval as usize * 4);
     assert!(core::mem::offset_of!(Config, events_per_second) == Setting::EventsPerSecond as usize * 4);
     assert!(core::mem::offset_of!(Config, slots) == Setting::Slots as usize * 4);
+    assert!(core::mem::offset_of!(Config, mark_shift) == Setting::MarkShift as usize * 4);
 };
 
 /// The setting that bounds how long a flow in this state may be idle. A revoked flow is kept as long as a live one:

@@ -131,6 +131,7 @@ impl Shared for HostTables {
             Setting::EventInterval => config.event_interval,
             Setting::EventsPerSecond => config.events_per_second,
             Setting::Slots => config.slots,
+            Setting::MarkShift => config.mark_shift,
         }
     }
 

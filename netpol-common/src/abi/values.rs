@@ -427,9 +427,12 @@ pub struct Config {
     pub events_per_second: u32,
     /// Slots in the slot-indexed maps.
     pub slots: u32,
+    /// Position of the lowest bit of `mark_mask`; the BPF target has no instruction to find it.
+    pub mark_shift: u32,
 }
-assert_wire_layout!(Config, size = 52, align = 4, {
-    timeouts: Timeouts, mark_mask: u32, flags: u32, hz: u32, event_interval: u32, events_per_second: u32, slots: u32
+assert_wire_layout!(Config, size = 56, align = 4, {
+    timeouts: Timeouts, mark_mask: u32, flags: u32, hz: u32, event_interval: u32, events_per_second: u32, slots: u32,
+    mark_shift: u32
 });
 
 impl Config {
@@ -451,7 +454,16 @@ impl Config {
             event_interval: hz,
             events_per_second: 100,
             slots: super::capacity::SLOTS,
+            mark_shift: 24,
         }
+    }
+
+    /// The same with the slot in other bits of the mark.
+    #[must_use]
+    pub const fn with_mark_mask(mut self, mask: u32) -> Self {
+        self.mark_mask = mask;
+        self.mark_shift = if mask == 0 { 0 } else { mask.trailing_zeros() };
+        self
     }
 
     /// True if all bits of `flag` are set.

@@ -1,0 +1,135 @@
+//! Counting, exact; and telling of drops, bounded: one event a flow and interval, and a token bucket a pod.
+
+#![expect(unsafe_code, reason = "counters and gates are map memory behind raw pointers")]
+
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use netpol_common::abi::{CounterIndex, Event, EventGate, Mac, TokenBucket, V6, capacity};
+use netpol_common::classify::Report;
+use netpol_common::flow::Setting;
+use netpol_common::packet::{Address, PacketBytes as _};
+
+use crate::maps;
+use crate::packet::SkBuff;
+use crate::tables::{now, setting};
+
+/// Adds a packet to a counter: a GSO packet counts as the segments it will become.
+#[inline(always)]
+pub(crate) fn count(skb: &SkBuff<'_>, index: CounterIndex) {
+    if let Some(counter) = maps::COUNTERS.get_ptr_mut(index.0) {
+        let segments = u64::from(skb.segments());
+        // SAFETY: this CPU's own value; a program is not interrupted by another on the same hook.
+        unsafe {
+            (*counter).packets += if segments > 1 { segments } else { 1 };
+            (*counter).bytes += u64::from(skb.len());
+        }
+    }
+}
+
+/// Tells userspace of a drop, unless the flow or the pod has had its share.
+// A function of its own: it is cold, and its stack frame is not the packet path's.
+#[cold]
+#[inline(never)]
+pub(crate) fn report<A: Address>(skb: &SkBuff<'_>, slot: u16, report: &Report<'_, A>) {
+    let hash = flow_hash(slot, report);
+    let Some(gate) = maps::EVENT_GATES.get_ptr_mut(hash & (capacity::EVENT_GATES - 1)) else {
+        return;
+    };
+    // SAFETY: this CPU's own value.
+    let gate = unsafe { &mut *gate };
+    let now = now();
+    let same = gate.used == 1 && gate.hash == hash;
+    if same && now.wrapping_sub(gate.last) < setting(Setting::EventInterval) {
+        gate.suppressed += 1;
+        return;
+    }
+    if !take_token(slot, now) {
+        if same {
+            gate.suppressed += 1;
+        }
+        return;
+    }
+    let suppressed = if same { gate.suppressed } else { 0 };
+    *gate = EventGate { hash, last: now, suppressed: 0, used: 1 };
+    send(skb, slot, report, suppressed);
+}
+
+/// Takes one event from the slot's budget on this CPU.
+#[inline(always)]
+fn take_token(slot: u16, now: u32) -> bool {
+    let Some(bucket) = maps::EVENT_TOKENS.get_ptr_mut(u32::from(slot)) else {
+        return false;
+    };
+    // SAFETY: this CPU's own value.
+    let bucket: &mut TokenBucket = unsafe { &mut *bucket };
+    let rate = setting(Setting::EventsPerSecond);
+    let hz = setting(Setting::Hz);
+    let elapsed = now.wrapping_sub(bucket.refilled);
+    if elapsed >= hz {
+        bucket.tokens = rate;
+        bucket.refilled = now;
+    }
+    if bucket.tokens == 0 {
+        bucket.refused += 1;
+        return false;
+    }
+    bucket.tokens -= 1;
+    true
+}
+
+#[inline(always)]
+fn send<A: Address>(skb: &SkBuff<'_>, slot: u16, report: &Report<'_, A>, suppressed: u32) {
+    let Some(mut entry) = maps::EVENTS.reserve::<Event>(0) else {
+        if let Some(lost) = maps::EVENTS_LOST.get_ptr_mut(0) {
+            // SAFETY: this CPU's own value.
+            unsafe { *lost += 1 };
+        }
+        return;
+    };
+    let header = report.header;
+    let destination_mac = Mac(skb.load(0).unwrap_or_default());
+    let source_mac = Mac(skb.load(6).unwrap_or_default());
+    entry.write(Event {
+        // SAFETY: the helper takes nothing and only returns a number.
+        time: unsafe { bpf_ktime_get_ns() },
+        source: V6(header.source.widen()).octets(),
+        destination: V6(header.destination.widen()).octets(),
+        identity: report.refusal.identity,
+        ifindex: skb.ifindex(),
+        length: skb.len(),
+        suppressed,
+        revision: report.revision,
+        slot,
+        policy: report.refusal.policy,
+        source_port: header.source_port,
+        destination_port: header.destination_port,
+        ether_type: report.ether_type,
+        direction: report.direction as u8,
+        reason: report.refusal.reason as u8,
+        protocol: header.protocol,
+        tcp_flags: header.tcp_flags,
+        icmp_type: header.icmp_type,
+        icmp_code: header.icmp_code,
+        source_mac: source_mac.octets(),
+        destination_mac: destination_mac.octets(),
+        pad: [0; 8],
+    });
+    entry.submit(0);
+}
+
+/// Mixes the flow and the reason; equal flows give equal hashes, and that is all that is needed.
+#[inline(always)]
+fn flow_hash<A: Address>(slot: u16, report: &Report<'_, A>) -> u32 {
+    let header = report.header;
+    let ports = u32::from(header.source_port) << 16 | u32::from(header.destination_port);
+    let what = u32::from(header.protocol) << 24
+        | u32::from(report.refusal.reason as u8) << 16
+        | (report.direction as u32) << 15
+        | u32::from(header.icmp_type) << 8
+        | u32::from(slot & 0xff);
+    let mut hash = 0x9e37_79b9;
+    for word in header.source.widen().into_iter().chain(header.destination.widen()).chain([ports, what]) {
+        hash = (hash ^ word).wrapping_mul(0x85eb_ca6b);
+        hash ^= hash >> 15;
+    }
+    hash
+}

@@ -1,0 +1,101 @@
+//! Every map: who writes it, who reads it, how large it is and why. Names and types are `netpol_common::abi`'s.
+
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::lpm_trie::LpmTrie;
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
+use netpol_common::abi::{
+    AllowKey, AllowValue, Config, Counter, CounterIndex, Endpoint, EventGate, Flow, FlowKey, Fragment, FragmentKey,
+    PORT_SET_BYTES, PolicyWord, TokenBucket, V4, V6, capacity,
+};
+
+/// Set by the loader before verification, read-only from then on: the verifier sees constants.
+#[unsafe(no_mangle)]
+pub(crate) static CONFIG: Config = Config::for_hz(250);
+
+/// Written by userspace when a pod comes or goes. An array, as an array read costs 1 ns and a hash 22.
+#[map]
+pub(crate) static ENDPOINTS: Array<Endpoint> = Array::with_max_entries(capacity::NEAR_IFINDEXES, 0);
+
+/// The same for interface indexes that a long-lived node has counted up to.
+#[map]
+pub(crate) static ENDPOINTS_FAR: HashMap<u32, Endpoint> = HashMap::with_max_entries(capacity::FAR_ENDPOINTS, 0);
+
+/// Written by userspace through a memory mapping: policy ids and revision change in one store.
+#[map]
+pub(crate) static POLICY_WORDS: Array<PolicyWord> = Array::with_max_entries(capacity::SLOTS, BPF_F_MMAPABLE);
+
+/// Written by userspace. Exact addresses in a hash: an LPM over pod addresses costs up to 20 times as much.
+#[map]
+pub(crate) static IDENTITY_V4: HashMap<V4, u32> = HashMap::with_max_entries(capacity::ADDRESSES, BPF_F_NO_PREALLOC);
+/// See [`IDENTITY_V4`].
+#[map]
+pub(crate) static IDENTITY_V6: HashMap<V6, u32> = HashMap::with_max_entries(capacity::ADDRESSES, BPF_F_NO_PREALLOC);
+
+/// Written by userspace, asked only when the exact look-up misses.
+#[map]
+pub(crate) static CIDR_V4: LpmTrie<V4, u32> = LpmTrie::with_max_entries(capacity::CIDRS, BPF_F_NO_PREALLOC);
+/// See [`CIDR_V4`].
+#[map]
+pub(crate) static CIDR_V6: LpmTrie<V6, u32> = LpmTrie::with_max_entries(capacity::CIDRS, BPF_F_NO_PREALLOC);
+
+/// Written by userspace: the policy, fully evaluated.
+#[map]
+pub(crate) static ALLOW: HashMap<AllowKey, AllowValue> = HashMap::with_max_entries(capacity::ALLOW, BPF_F_NO_PREALLOC);
+
+/// Written by userspace before an allow entry names the set.
+#[map]
+pub(crate) static PORT_SETS: Array<[u8; PORT_SET_BYTES]> = Array::with_max_entries(capacity::PORT_SETS, 0);
+
+/// Written here. Answered flows; an LRU common to all CPUs (both directions of a flow may run on different ones).
+#[map]
+pub(crate) static FLOWS_V4: LruHashMap<FlowKey<V4>, Flow> = LruHashMap::with_max_entries(capacity::FLOWS, 0);
+/// See [`FLOWS_V4`].
+#[map]
+pub(crate) static FLOWS_V6: LruHashMap<FlowKey<V6>, Flow> = LruHashMap::with_max_entries(capacity::FLOWS, 0);
+
+/// Written here. Unanswered flows, apart: a SYN flood evicts only its like.
+#[map]
+pub(crate) static UNANSWERED_V4: LruHashMap<FlowKey<V4>, Flow> = LruHashMap::with_max_entries(capacity::UNANSWERED, 0);
+/// See [`UNANSWERED_V4`].
+#[map]
+pub(crate) static UNANSWERED_V6: LruHashMap<FlowKey<V6>, Flow> = LruHashMap::with_max_entries(capacity::UNANSWERED, 0);
+
+/// Written here: what the first fragment said of the later ones.
+#[map]
+pub(crate) static FRAGMENTS_V4: LruHashMap<FragmentKey<V4>, Fragment> =
+    LruHashMap::with_max_entries(capacity::FRAGMENTS, 0);
+/// See [`FRAGMENTS_V4`].
+#[map]
+pub(crate) static FRAGMENTS_V6: LruHashMap<FragmentKey<V6>, Fragment> =
+    LruHashMap::with_max_entries(capacity::FRAGMENTS, 0);
+
+/// Written by userspace from netlink (own addresses) and services.
+#[map]
+pub(crate) static ADDRESS_ROLES_V4: HashMap<V4, u32> =
+    HashMap::with_max_entries(capacity::ADDRESS_ROLES, BPF_F_NO_PREALLOC);
+/// See [`ADDRESS_ROLES_V4`].
+#[map]
+pub(crate) static ADDRESS_ROLES_V6: HashMap<V6, u32> =
+    HashMap::with_max_entries(capacity::ADDRESS_ROLES, BPF_F_NO_PREALLOC);
+
+/// Written here, summed by userspace: exact, as each CPU has its own.
+#[map]
+pub(crate) static COUNTERS: PerCpuArray<Counter> =
+    PerCpuArray::with_max_entries(CounterIndex::entries(capacity::SLOTS), 0);
+
+/// Written here: when a denied flow last had an event. Direct-mapped, a collision costs one event more.
+#[map]
+pub(crate) static EVENT_GATES: PerCpuArray<EventGate> = PerCpuArray::with_max_entries(capacity::EVENT_GATES, 0);
+
+/// Written here: the event budget of each slot.
+#[map]
+pub(crate) static EVENT_TOKENS: PerCpuArray<TokenBucket> = PerCpuArray::with_max_entries(capacity::SLOTS, 0);
+
+/// Written here: events that found the ring full.
+#[map]
+pub(crate) static EVENTS_LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Written here, read by userspace.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(capacity::EVENT_RING_BYTES, 0);
