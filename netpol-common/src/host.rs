@@ -10,7 +10,7 @@ use crate::abi::{
 };
 use crate::classify::{self, Found, Frame, Report, Shared, Subject, Tables, Verdict};
 use crate::flow::Setting;
-use crate::packet::Address;
+use crate::packet::{Address, Workspace};
 
 /// Tables of one family.
 #[derive(Clone, Debug, Default)]
@@ -105,12 +105,12 @@ impl HostTables {
 
     /// Judges a frame that a pod sends.
     pub fn from_pod(&self, packet: &[u8], frame: &Frame, endpoint: &Endpoint, policy: PolicyWord) -> Verdict {
-        classify::from_pod(packet, frame, &Subject { endpoint, policy }, self)
+        classify::from_pod(packet, frame, &Subject { endpoint, policy }, self, &mut Workspace::default())
     }
 
     /// Judges a frame that a pod is about to receive.
     pub fn to_pod(&self, packet: &[u8], frame: &Frame, endpoint: &Endpoint, policy: PolicyWord) -> Verdict {
-        classify::to_pod(packet, frame, &Subject { endpoint, policy }, self)
+        classify::to_pod(packet, frame, &Subject { endpoint, policy }, self, &mut Workspace::default())
     }
 }
 
@@ -232,10 +232,10 @@ where
 
     fn report(&self, report: &Report<'_, A>) {
         self.reports.borrow_mut().push(HostReport {
-            reason: report.refusal.reason,
+            reason: report.reason,
             direction: report.direction,
-            identity: report.refusal.identity,
-            policy: report.refusal.policy,
+            identity: report.header.map_or(0, |header| header.judged_identity),
+            policy: report.header.map_or(0, |header| header.judged_policy),
         });
     }
 }

@@ -10,7 +10,7 @@ use network_types::sctp::SctpHdr;
 use network_types::tcp::TcpHdr;
 use network_types::udp::UdpHdr;
 
-use crate::abi::{Endpoint, Mac, Reason};
+use crate::abi::{Endpoint, Mac, Reason, V4, V6};
 
 /// Unsigned integers and arrays of them: what can be read from a packet as it lies there.
 pub trait Wire: Copy {
@@ -144,6 +144,15 @@ impl Ethernet {
     }
 }
 
+/// Makes the compiler write what it knows of the header to memory and read it back from there.
+///
+/// verifier: it follows values in registers but not through map memory (see [`Workspace`]). Without this every path through
+/// the parser would be followed to the end of the program with its own values: a million instructions, and a refusal.
+#[inline(always)]
+pub(crate) fn settle<A>(header: &mut Header<A>) -> &mut Header<A> {
+    core::hint::black_box(header)
+}
+
 /// Which part of a datagram a packet is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Part {
@@ -165,6 +174,12 @@ pub struct Header<A> {
     pub destination: A,
     /// Identification of the datagram, if it is fragmented; host order.
     pub fragment_id: u32,
+    /// Identity that the peer was judged as; `IDENTITY_NONE` if it was not.
+    pub judged_identity: u32,
+    /// Policy id that denied; `POLICY_NOT_ISOLATED` if none did.
+    pub judged_policy: u16,
+    /// Where parsing has got to in options.
+    pub cursor: u16,
     /// Offset of the transport header from the start of the frame.
     pub l4: u16,
     /// Source port; ICMP echo request: its identifier; else 0.
@@ -185,6 +200,16 @@ pub struct Header<A> {
     pub part: Part,
     /// IPv4 source route option, or IPv6 routing header with segments left.
     pub source_routed: bool,
+}
+
+/// Room for the headers of both families, outside the stack of a program: the verifier does not follow values through map
+/// memory, so paths that differ only in what was parsed become one (followed through the stack, they are a million).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Workspace {
+    /// IPv4.
+    pub v4: Header<V4>,
+    /// IPv6.
+    pub v6: Header<V6>,
 }
 
 /// What an ICMP message is to us.

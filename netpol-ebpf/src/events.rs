@@ -6,7 +6,7 @@ use aya_ebpf::helpers::bpf_ktime_get_ns;
 use netpol_common::abi::{CounterIndex, Event, EventGate, Mac, TokenBucket, V6, capacity};
 use netpol_common::classify::Report;
 use netpol_common::flow::Setting;
-use netpol_common::packet::{Address, PacketBytes as _};
+use netpol_common::packet::{Address, Header, PacketBytes as _};
 
 use crate::maps;
 use crate::packet::SkBuff;
@@ -26,8 +26,8 @@ pub(crate) fn count(skb: &SkBuff<'_>, index: CounterIndex) {
 }
 
 /// Tells userspace of a drop, unless the flow or the pod has had its share.
-// A function of its own: it is cold, and its stack frame is not the packet path's.
-#[cold]
+// A function of its own, as its stack frame is not the packet path's. Not `#[cold]`: that moves it to a section of its
+// own, whose calls aya's loader resolves to the wrong function.
 #[inline(never)]
 pub(crate) fn report<A: Address>(skb: &SkBuff<'_>, slot: u16, report: &Report<'_, A>) {
     let hash = flow_hash(slot, report);
@@ -85,51 +85,71 @@ fn send<A: Address>(skb: &SkBuff<'_>, slot: u16, report: &Report<'_, A>, suppres
         }
         return;
     };
-    let header = report.header;
+    let event = entry.as_mut_ptr();
     let destination_mac = Mac(skb.load(0).unwrap_or_default());
     let source_mac = Mac(skb.load(6).unwrap_or_default());
-    entry.write(Event {
-        // SAFETY: the helper takes nothing and only returns a number.
-        time: unsafe { bpf_ktime_get_ns() },
-        source: V6(header.source.widen()).octets(),
-        destination: V6(header.destination.widen()).octets(),
-        identity: report.refusal.identity,
-        ifindex: skb.ifindex(),
-        length: skb.len(),
-        suppressed,
-        revision: report.revision,
-        slot,
-        policy: report.refusal.policy,
-        source_port: header.source_port,
-        destination_port: header.destination_port,
-        ether_type: report.ether_type,
-        direction: report.direction as u8,
-        reason: report.refusal.reason as u8,
-        protocol: header.protocol,
-        tcp_flags: header.tcp_flags,
-        icmp_type: header.icmp_type,
-        icmp_code: header.icmp_code,
-        source_mac: source_mac.octets(),
-        destination_mac: destination_mac.octets(),
-        pad: [0; 8],
-    });
+    // verifier: field by field into the ring; an `Event` built on the stack first would take a fifth of it.
+    // SAFETY: the reservation is exactly one `Event`, ours until it is submitted; every field is written.
+    unsafe {
+        (*event).time = bpf_ktime_get_ns();
+        (*event).ifindex = skb.ifindex();
+        (*event).length = skb.len();
+        (*event).suppressed = suppressed;
+        (*event).revision = report.revision;
+        (*event).slot = slot;
+        (*event).ether_type = report.ether_type;
+        (*event).direction = report.direction as u8;
+        (*event).reason = report.reason as u8;
+        (*event).source_mac = source_mac.octets();
+        (*event).destination_mac = destination_mac.octets();
+        (*event).pad = [0; 8];
+    }
+    // SAFETY: as above.
+    unsafe { describe(event, report.header.copied().unwrap_or_default()) }
     entry.submit(0);
+}
+
+/// Fills in what the headers say; zero where there were none.
+///
+/// # Safety
+/// `event` is a reserved, unsubmitted `Event`.
+#[inline(always)]
+unsafe fn describe<A: Address>(event: *mut Event, header: Header<A>) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        (*event).source = V6(header.source.widen()).octets();
+        (*event).destination = V6(header.destination.widen()).octets();
+        (*event).identity = header.judged_identity;
+        (*event).policy = header.judged_policy;
+        (*event).source_port = header.source_port;
+        (*event).destination_port = header.destination_port;
+        (*event).protocol = header.protocol;
+        (*event).tcp_flags = header.tcp_flags;
+        (*event).icmp_type = header.icmp_type;
+        (*event).icmp_code = header.icmp_code;
+    }
 }
 
 /// Mixes the flow and the reason; equal flows give equal hashes, and that is all that is needed.
 #[inline(always)]
 fn flow_hash<A: Address>(slot: u16, report: &Report<'_, A>) -> u32 {
-    let header = report.header;
-    let ports = u32::from(header.source_port) << 16 | u32::from(header.destination_port);
-    let what = u32::from(header.protocol) << 24
-        | u32::from(report.refusal.reason as u8) << 16
-        | (report.direction as u32) << 15
-        | u32::from(header.icmp_type) << 8
-        | u32::from(slot & 0xff);
-    let mut hash = 0x9e37_79b9;
-    for word in header.source.widen().into_iter().chain(header.destination.widen()).chain([ports, what]) {
-        hash = (hash ^ word).wrapping_mul(0x85eb_ca6b);
-        hash ^= hash >> 15;
+    let mut hash = mix(0x9e37_79b9, u32::from(report.reason as u8) << 16 | u32::from(slot));
+    hash = mix(hash, (report.direction as u32) << 16 | u32::from(report.ether_type));
+    let Some(header) = report.header else {
+        return hash;
+    };
+    for word in header.source.widen() {
+        hash = mix(hash, word);
     }
-    hash
+    for word in header.destination.widen() {
+        hash = mix(hash, word);
+    }
+    hash = mix(hash, u32::from(header.source_port) << 16 | u32::from(header.destination_port));
+    mix(hash, u32::from(header.protocol) << 8 | u32::from(header.icmp_type))
+}
+
+#[inline(always)]
+const fn mix(hash: u32, word: u32) -> u32 {
+    let hash = (hash ^ word).wrapping_mul(0x85eb_ca6b);
+    hash ^ hash >> 15
 }

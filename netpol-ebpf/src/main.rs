@@ -14,7 +14,7 @@ mod tables;
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use netpol_common::abi::{CounterIndex, Endpoint, Hook, PolicyWord};
+use netpol_common::abi::{CounterIndex, Endpoint, Hook, PolicyWord, Reason};
 use netpol_common::classify::{self, Frame, Subject, Verdict};
 
 use crate::packet::SkBuff;
@@ -54,9 +54,12 @@ fn judge(skb: &SkBuff<'_>, hook: Hook, endpoint: &Endpoint, policy: PolicyWord) 
         Frame { from_host_stack: skb.ingress_ifindex() == 0, mark: skb.mark(), vlan_tagged: skb.is_vlan_tagged() };
     let subject = Subject { endpoint, policy };
     let tables = MapTables { skb, slot: endpoint.slot };
+    let Some(workspace) = tables::workspace() else {
+        return Verdict(Reason::EndpointPending);
+    };
     match hook {
-        Hook::FromPod => classify::from_pod(skb, &frame, &subject, &tables),
-        Hook::ToPod => classify::to_pod(skb, &frame, &subject, &tables),
+        Hook::FromPod => classify::from_pod(skb, &frame, &subject, &tables, workspace),
+        Hook::ToPod => classify::to_pod(skb, &frame, &subject, &tables, workspace),
     }
 }
 

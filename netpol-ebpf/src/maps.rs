@@ -8,6 +8,7 @@ use netpol_common::abi::{
     AllowKey, AllowValue, Config, Counter, CounterIndex, Endpoint, EventGate, Flow, FlowKey, Fragment, FragmentKey,
     PORT_SET_BYTES, PolicyWord, TokenBucket, V4, V6, capacity,
 };
+use netpol_common::packet::Workspace;
 
 /// Set by the loader before verification, read-only from then on: the verifier sees constants.
 #[unsafe(no_mangle)]
@@ -78,6 +79,10 @@ pub(crate) static ADDRESS_ROLES_V4: HashMap<V4, u32> =
 #[map]
 pub(crate) static ADDRESS_ROLES_V6: HashMap<V6, u32> =
     HashMap::with_max_entries(capacity::ADDRESS_ROLES, BPF_F_NO_PREALLOC);
+
+/// Written and read here, within one packet: room that the stack and the verifier do not have.
+#[map]
+pub(crate) static WORKSPACE: PerCpuArray<Workspace> = PerCpuArray::with_max_entries(1, 0);
 
 /// Written here, summed by userspace: exact, as each CPU has its own.
 #[map]

@@ -87,7 +87,6 @@ impl PacketBytes for SkBuff<'_> {
 
 impl SkBuff<'_> {
     /// Headers outside the linear part of the buffer (a TX_RING sender puts them there) are read by the kernel.
-    #[cold]
     #[inline(always)]
     fn load_outside_linear<T: Wire>(&self, offset: usize) -> Option<T> {
         let mut value = core::mem::MaybeUninit::<T>::uninit();

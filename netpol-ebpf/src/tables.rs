@@ -11,7 +11,7 @@ use netpol_common::abi::{
 };
 use netpol_common::classify::{Found, Report, Shared, Tables};
 use netpol_common::flow::Setting;
-use netpol_common::packet::Address;
+use netpol_common::packet::{Address, Workspace};
 
 use crate::packet::SkBuff;
 use crate::{events, maps};
@@ -50,6 +50,14 @@ pub(crate) fn stamp(skb: &SkBuff<'_>, slot: u16) {
     let mask = setting(Setting::MarkMask);
     let stamped = u32::from(slot) << (setting(Setting::MarkShift) & 31);
     skb.set_mark(skb.mark() & !mask | stamped & mask);
+}
+
+/// This CPU's workspace; it always exists (the verifier does not know that).
+#[inline(always)]
+pub(crate) fn workspace() -> Option<&'static mut Workspace> {
+    // SAFETY: this CPU's own value, and a program does not interrupt another on the same CPU: TC runs with bottom halves
+    // off. Every bit pattern that is in it was written as a `Workspace`, or is the zero that maps start with.
+    maps::WORKSPACE.get_ptr_mut(0).map(|workspace| unsafe { &mut *workspace })
 }
 
 /// A word of the configuration.

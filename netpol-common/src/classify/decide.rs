@@ -1,12 +1,22 @@
 //! Flow, then policy: the part of the decision that is the same in both directions.
 
-use super::{Found, Frame, Refusal, Shared, Stage, Tables};
+use super::{Found, Frame, Shared, Stage, Tables, Verdict};
 use crate::abi::{
     AddressRole, AllowKey, Config, Direction, FlowKey, FlowKind, FlowState, FlowWord, Fragment, FragmentKey,
-    IDENTITY_NONE, POLICY_DENY, POLICY_NOT_ISOLATED, PortRule, Reason,
+    POLICY_DENY, POLICY_NOT_ISOLATED, PortRule, Reason,
 };
 use crate::flow::{self, Setting};
 use crate::packet::{Address, Header, Icmp, PacketBytes, Part, protocol, tcp_flag};
+
+/// A packet that may open a flow.
+struct Attempt<A, H> {
+    /// The flow it would open.
+    key: FlowKey<A>,
+    /// Its direction.
+    direction: Direction,
+    /// An entry of the same key that is dead, or that this packet replaces.
+    old: Option<Found<H>>,
+}
 
 /// What may be done with the flow table for this packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -22,52 +32,44 @@ enum Opens {
 impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
     /// Judges a packet whose header is parsed and whose ends are checked.
     #[inline(always)]
-    pub(super) fn decide<A: Address>(&self, header: &Header<A>, direction: Direction) -> Result<Reason, Refusal>
+    pub(super) fn decide<A: Address>(&self, header: &mut Header<A>, direction: Direction) -> Verdict
     where
         T: Tables<A>,
     {
-        let result = match header.part {
-            Part::Later(offset) => return self.follow_first_fragment(header, direction, offset),
-            Part::Whole | Part::First => self.decide_flow(header, direction),
-        };
+        let this = whole(self);
+        if let Part::Later(offset) = header.part {
+            return this.follow_first_fragment(header, direction, offset);
+        }
+        let verdict = this.decide_flow(header, direction);
         if header.part == Part::First {
             let fragment = Fragment {
                 source_port: header.source_port,
                 destination_port: header.destination_port,
-                seen: self.tables.now(),
-                allowed: u32::from(result.is_ok()),
+                seen: this.tables.now(),
+                allowed: u32::from(!verdict.is_drop()),
             };
-            self.tables.record_fragment(&self.fragment_key(header, direction), &fragment);
+            this.tables.record_fragment(&this.fragment_key(header, direction), &fragment);
         }
-        result
+        verdict
     }
 
     /// A later fragment goes the way of its first one.
     #[inline(always)]
-    fn follow_first_fragment<A: Address>(
-        &self,
-        header: &Header<A>,
-        direction: Direction,
-        offset: u16,
-    ) -> Result<Reason, Refusal>
+    fn follow_first_fragment<A: Address>(&self, header: &Header<A>, direction: Direction, offset: u16) -> Verdict
     where
         T: Tables<A>,
     {
         // RFC 1858, RFC 3128: a fragment that starts inside the TCP header could rewrite what was judged.
         if header.protocol == protocol::TCP && offset < 20 {
-            return Err(Reason::FragmentTooSmall.into());
+            return Verdict(Reason::FragmentTooSmall);
         }
         let limit = self.tables.setting(Setting::Fragment);
         match self.tables.find_fragment(&self.fragment_key(header, direction)) {
             Some(first) if flow::is_live(self.tables.now(), first.seen, limit) => {
-                if first.allowed == 1 {
-                    Ok(Reason::FragmentOfAllowed)
-                } else {
-                    Err(Reason::FragmentOfDenied.into())
-                }
+                Verdict(if first.allowed == 1 { Reason::FragmentOfAllowed } else { Reason::FragmentOfDenied })
             }
-            _ if self.is_unpoliced() => Ok(Reason::NotIsolated),
-            _ => Err(Reason::FragmentWithoutFirst.into()),
+            _ if self.is_unpoliced() => Verdict(Reason::NotIsolated),
+            _ => Verdict(Reason::FragmentWithoutFirst),
         }
     }
 
@@ -90,59 +92,60 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
     }
 
     #[inline(always)]
-    fn decide_flow<A: Address>(&self, header: &Header<A>, direction: Direction) -> Result<Reason, Refusal>
+    fn decide_flow<A: Address>(&self, header: &mut Header<A>, direction: Direction) -> Verdict
     where
         T: Tables<A>,
     {
         let key = flow_key(header, direction, self.subject.endpoint.slot);
-        let Some(found) = self.tables.find_flow(&key) else {
-            return self.decide_new(header, direction, &key, None);
-        };
-        let word = found.flow.word;
-        let limit = self.tables.setting(flow::timeout(header.protocol, word.state()));
-        if !flow::is_live(self.tables.now(), found.flow.last_seen, limit) {
-            return self.decide_new(header, direction, &key, Some(&found));
+        let found = self.tables.find_flow(&key);
+        if let Some(found) = &found {
+            let limit = self.tables.setting(flow::timeout(header.protocol, found.flow.word.state()));
+            if flow::is_live(self.tables.now(), found.flow.last_seen, limit) {
+                if let Some(verdict) = self.decide_known(header, direction, &key, found) {
+                    return verdict;
+                }
+            }
         }
-        self.decide_known(header, direction, &key, &found)
+        self.decide_new(header, &Attempt { key, direction, old: found })
     }
 
     /// A packet of a live flow. The opener's tuple is judged again when the slot's revision has moved, whichever
     /// direction the packet has: a server that pushes to a revoked client must stop too.
+    /// None if the packet does not belong to the flow but opens a new one.
     #[inline(always)]
     fn decide_known<A: Address>(
         &self,
-        header: &Header<A>,
+        header: &mut Header<A>,
         direction: Direction,
         key: &FlowKey<A>,
         found: &Found<T::Handle>,
-    ) -> Result<Reason, Refusal>
+    ) -> Option<Verdict>
     where
         T: Tables<A>,
     {
         let now = self.tables.now();
-        let word = self.current(key, found.flow.word);
+        let word = self.current(header, key, found.flow.word);
         let from_opener = word.opener() == direction;
-        let fresh = flow::is_syn(header.protocol, header.tcp_flags)
-            && (!from_opener || matches!(word.state(), FlowState::Closing | FlowState::Revoked));
-        if fresh {
-            return self.decide_new(header, direction, key, Some(found));
+        let replaceable = !from_opener || matches!(word.state(), FlowState::Closing | FlowState::Revoked);
+        if replaceable && flow::is_syn(header.protocol, header.tcp_flags) {
+            return None;
         }
         if word.state() == FlowState::Revoked {
             self.tables.update_flow(found, &flow::seen(word, now));
-            let policy = self.subject.policy.policy(word.opener());
-            return Err(Refusal { reason: Reason::FlowRevoked, identity: self.tables.identity(&key.peer), policy });
+            header.judged_policy = self.subject.policy.policy(word.opener());
+            return Some(Verdict(Reason::FlowRevoked));
         }
         let next = flow::seen(flow::advance(word, header.protocol, header.tcp_flags, direction), now);
         let promoted = !found.answered && next.word.has(FlowWord::ANSWERED) && self.tables.promote_flow(key, &next);
         if !promoted && next != found.flow {
             self.tables.update_flow(found, &next);
         }
-        Ok(if from_opener { Reason::Established } else { Reason::Reply })
+        Some(Verdict(if from_opener { Reason::Established } else { Reason::Reply }))
     }
 
     /// The flow's word under the slot's present revision.
     #[inline(always)]
-    fn current<A: Address>(&self, key: &FlowKey<A>, word: FlowWord) -> FlowWord
+    fn current<A: Address>(&self, header: &mut Header<A>, key: &FlowKey<A>, word: FlowWord) -> FlowWord
     where
         T: Tables<A>,
     {
@@ -150,73 +153,71 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
         if word.revision() == revision {
             return word;
         }
-        let port = match word.opener() {
-            Direction::Ingress => key.pod_port,
-            Direction::Egress => key.peer_port,
-        };
-        let allowed = word.has(FlowWord::OWN_NODE) || self.judge(word.opener(), &key.peer, key.protocol, port).is_ok();
+        let allowed = word.has(FlowWord::OWN_NODE) || !self.judge(header, key, word.opener()).is_drop();
         let state = if allowed { flow::resumed_state(word) } else { FlowState::Revoked };
         word.with_state(state).with_revision(revision)
     }
 
     /// A packet of no live flow: judged by policy in its own direction. An old entry is written over in place.
-    #[inline(always)]
-    fn decide_new<A: Address>(
-        &self,
-        header: &Header<A>,
-        direction: Direction,
-        key: &FlowKey<A>,
-        old: Option<&Found<T::Handle>>,
-    ) -> Result<Reason, Refusal>
+    // verifier: here and below, a function of its own is verified once for each call, not once for each path to it.
+    #[inline(never)]
+    fn decide_new<A: Address>(&self, header: &mut Header<A>, attempt: &Attempt<A, T::Handle>) -> Verdict
     where
         T: Tables<A>,
     {
+        let this = whole(self);
+        let Attempt { key, direction, old } = whole(attempt);
         let opens = opens(header);
-        if opens == Opens::InMidStream && self.flag(Config::STRICT_TCP) && !self.is_unpoliced() {
-            return Err(Reason::MidStream.into());
+        if opens == Opens::InMidStream && this.flag(Config::STRICT_TCP) && !this.is_unpoliced() {
+            return Verdict(Reason::MidStream);
         }
-        let (reason, own_node) = if direction == Direction::Ingress && self.is_from_own_node(&header.source) {
-            (Reason::FromOwnNode, FlowWord::OWN_NODE)
-        } else {
-            (self.judge(direction, &key.peer, header.protocol, header.destination_port)?, 0)
-        };
-        if opens == Opens::No || key_has_no_pod(header, direction) {
-            return Ok(reason);
+        let own_node = *direction == Direction::Ingress && this.is_from_own_node(&header.source);
+        let verdict = if own_node { Verdict(Reason::FromOwnNode) } else { this.judge(header, key, *direction) };
+        if verdict.is_drop() || opens == Opens::No || is_to_group(header, *direction) {
+            return verdict;
         }
-        let picked_up = if opens == Opens::InMidStream { FlowWord::PICKED_UP } else { 0 };
-        let word = FlowWord::new(FlowState::Opening, direction, own_node | picked_up, self.subject.policy.revision());
-        let opened = flow::seen(word, self.tables.now());
+        let mut flags = if own_node { FlowWord::OWN_NODE } else { 0 };
+        if opens == Opens::InMidStream {
+            flags |= FlowWord::PICKED_UP;
+        }
+        let word = FlowWord::new(FlowState::Opening, *direction, flags, this.subject.policy.revision());
+        let opened = flow::seen(word, this.tables.now());
         match old {
-            Some(found) => self.tables.update_flow(found, &opened),
+            Some(found) => this.tables.update_flow(found, &opened),
             // A full table must not cut what policy allows; the counter tells.
-            None if !self.tables.open_flow(key, &opened) => return Ok(Reason::FlowNotRecorded),
+            None if !this.tables.open_flow(key, &opened) => return Verdict(Reason::FlowNotRecorded),
             None => {}
         }
-        Ok(if picked_up == 0 { reason } else { Reason::PickedUp })
+        if opens == Opens::InMidStream { Verdict(Reason::PickedUp) } else { verdict }
     }
 
-    /// Policy: may this peer and the pod talk, opened in `direction` towards `port`?
-    #[inline(always)]
-    fn judge<A: Address>(&self, direction: Direction, peer: &A, protocol: u8, port: u16) -> Result<Reason, Refusal>
+    /// Policy: may the flow's ends talk, opened in `direction`? The port is the one that the opener went for. What the
+    /// peer was judged as is left in the header, for the event.
+    #[inline(never)]
+    fn judge<A: Address>(&self, header: &mut Header<A>, key: &FlowKey<A>, direction: Direction) -> Verdict
     where
         T: Tables<A>,
     {
-        let policy = self.subject.policy.policy(direction);
+        let this = whole(self);
+        let policy = this.subject.policy.policy(direction);
         if policy == POLICY_NOT_ISOLATED {
-            return Ok(Reason::NotIsolated);
+            return Verdict(Reason::NotIsolated);
         }
-        if direction == Direction::Egress && self.is_own_node(peer) && !self.flag(Config::ENFORCE_OWN_NODE) {
-            return Ok(Reason::ToOwnNode);
+        if direction == Direction::Egress && this.is_own_node(&key.peer) && !this.flag(Config::ENFORCE_OWN_NODE) {
+            return Verdict(Reason::ToOwnNode);
         }
+        let port = match direction {
+            Direction::Ingress => key.pod_port,
+            Direction::Egress => key.peer_port,
+        };
+        header.judged_policy = policy;
         if policy == POLICY_DENY {
-            return Err(Refusal { reason: Reason::PolicyDenied, identity: IDENTITY_NONE, policy });
+            return Verdict(Reason::PolicyDenied);
         }
-        let identity = self.tables.identity(peer);
-        if is_allowed(self.tables, policy, identity, protocol, port) {
-            Ok(Reason::AllowedByPolicy)
-        } else {
-            Err(Refusal { reason: Reason::PolicyDenied, identity, policy })
-        }
+        let identity = this.tables.identity(&key.peer);
+        header.judged_identity = identity;
+        let allowed = is_allowed(this.tables, policy, identity, key.protocol, port);
+        Verdict(if allowed { Reason::AllowedByPolicy } else { Reason::PolicyDenied })
     }
 
     #[inline(always)]
@@ -239,31 +240,32 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
 
     /// An ICMP error passes if the packet it quotes belongs to a live flow of this pod and it goes to that packet's
     /// source (or comes from its destination's side): no error is a licence of its own.
-    #[inline(always)]
-    pub(super) fn is_related_error<A: Address>(&self, header: &Header<A>, direction: Direction) -> bool
+    #[inline(never)]
+    pub(super) fn is_related_error<A: Address>(&self, header: &mut Header<A>, direction: Direction) -> bool
     where
         T: Tables<A>,
     {
+        let this = whole(self);
         if header.protocol != A::ICMP || A::icmp(header.icmp_type) != Icmp::Error || header.part != Part::Whole {
             return false;
         }
-        let Some(quoted) = A::parse_quoted(self.packet, usize::from(header.l4) + 8) else {
+        let Some(quoted) = A::parse_quoted(this.packet, usize::from(header.l4) + 8) else {
             return false;
         };
         if quoted.source != header.destination {
             return false;
         }
         // The quoted packet went the other way.
-        let key = flow_key(&quoted, direction.reverse(), self.subject.endpoint.slot);
-        if A::of_endpoint(self.subject.endpoint) != Some(key.pod) {
+        let key = flow_key(&quoted, direction.reverse(), this.subject.endpoint.slot);
+        if A::of_endpoint(this.subject.endpoint) != Some(key.pod) {
             return false;
         }
-        let Some(found) = self.tables.find_flow(&key) else {
+        let Some(found) = this.tables.find_flow(&key) else {
             return false;
         };
-        let word = self.current(&key, found.flow.word);
-        let limit = self.tables.setting(flow::timeout(key.protocol, word.state()));
-        word.state() != FlowState::Revoked && flow::is_live(self.tables.now(), found.flow.last_seen, limit)
+        let word = this.current(header, &key, found.flow.word);
+        let limit = this.tables.setting(flow::timeout(key.protocol, word.state()));
+        word.state() != FlowState::Revoked && flow::is_live(this.tables.now(), found.flow.last_seen, limit)
     }
 }
 
@@ -298,7 +300,7 @@ fn flow_key<A: Address>(header: &Header<A>, direction: Direction, slot: u16) -> 
 
 /// True for a packet to a group: many may answer it and none can be its reply, so it opens no flow at the receiver.
 #[inline(always)]
-fn key_has_no_pod<A: Address>(header: &Header<A>, direction: Direction) -> bool {
+fn is_to_group<A: Address>(header: &Header<A>, direction: Direction) -> bool {
     direction == Direction::Ingress && header.destination.is_group()
 }
 
@@ -315,4 +317,11 @@ fn opens<A: Address>(header: &Header<A>) -> Opens {
     }
     // A SYN-ACK or RST is an answer; it must never be what opens.
     if header.tcp_flags & (tcp_flag::SYN | tcp_flag::RST) != 0 { Opens::No } else { Opens::InMidStream }
+}
+
+/// Keeps a reference one argument: LLVM would pass what it points to, piece by piece, and a BPF function has five
+/// registers for arguments.
+#[inline(always)]
+fn whole<T>(reference: &T) -> &T {
+    core::hint::black_box(reference)
 }

@@ -1,8 +1,10 @@
 //! Packets that a pod sends: is it really this pod, may any pod send that, and does egress policy allow it?
 
-use super::{AllTables, Frame, Refusal, Report, Stage, Subject, Tables, Verdict};
+use super::{AllTables, Frame, Report, Stage, Subject, Tables, Verdict};
 use crate::abi::{Config, Direction, EndpointFlags, Mac, Reason, V4, V6};
-use crate::packet::{Address, Ethernet, Header, Icmp, L2_LEN, PacketBytes, Part, ether_type, protocol};
+use crate::packet::{
+    Address, Ethernet, Header, Icmp, L2_LEN, PacketBytes, Part, Workspace, ether_type, protocol, settle,
+};
 
 /// Judges a frame at TC ingress of a pod's host veth.
 #[inline(always)]
@@ -11,6 +13,7 @@ pub fn from_pod<P: PacketBytes + ?Sized, T: AllTables>(
     frame: &Frame,
     subject: &Subject<'_>,
     tables: &T,
+    workspace: &mut Workspace,
 ) -> Verdict {
     let stage = Stage { packet, frame, subject, tables };
     let ethernet = match Ethernet::parse(packet) {
@@ -24,14 +27,16 @@ pub fn from_pod<P: PacketBytes + ?Sized, T: AllTables>(
     }
     match ethernet.ether_type {
         ether_type::IPV4 => {
-            let mut header = Header::<V4>::default();
-            let result = stage.ip_from_pod(&ethernet, &mut header);
-            stage.conclude(result, &header, Direction::Egress)
+            let header = &mut workspace.v4;
+            *header = Header::default();
+            let result = stage.ip_from_pod(&ethernet, header);
+            stage.conclude(result, header, Direction::Egress)
         }
         ether_type::IPV6 => {
-            let mut header = Header::<V6>::default();
-            let result = stage.ip_from_pod(&ethernet, &mut header);
-            stage.conclude(result, &header, Direction::Egress)
+            let header = &mut workspace.v6;
+            *header = Header::default();
+            let result = stage.ip_from_pod(&ethernet, header);
+            stage.conclude(result, header, Direction::Egress)
         }
         ether_type::ARP => match stage.arp_from_pod(&ethernet) {
             Ok(reason) => Verdict(reason),
@@ -76,11 +81,12 @@ impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
     }
 
     #[inline(always)]
-    fn ip_from_pod<A: Address>(&self, ethernet: &Ethernet, header: &mut Header<A>) -> Result<Reason, Refusal>
+    fn ip_from_pod<A: Address>(&self, ethernet: &Ethernet, header: &mut Header<A>) -> Result<Reason, Reason>
     where
         T: Tables<A>,
     {
         A::parse(self.packet, header)?;
+        let header = settle(header);
         let endpoint = self.subject.endpoint;
         let any_source = self.any_source();
         let own = A::of_endpoint(endpoint);
@@ -89,7 +95,7 @@ impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
             return Ok(reason);
         }
         if self.is_pending() {
-            return Err(Reason::EndpointPending.into());
+            return Err(Reason::EndpointPending);
         }
         if !any_source {
             self.check_sender(ethernet, header, is_own)?;
@@ -97,7 +103,7 @@ impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
         if self.is_related_error(header, Direction::Egress) {
             return Ok(Reason::RelatedIcmp);
         }
-        self.decide(header, Direction::Egress)
+        Ok(self.decide(header, Direction::Egress).0)
     }
 
     /// What every pod must keep to, policed or not.
@@ -203,12 +209,11 @@ impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
     #[inline(always)]
     pub(super) fn refuse(&self, reason: Reason, ether_type: u16, direction: Direction) -> Verdict {
         if !reason.is_quiet() {
-            let header = Header::<V4>::default();
             self.tables.report(&Report {
-                header: &header,
+                header: None::<&Header<V4>>,
                 ether_type,
                 direction,
-                refusal: reason.into(),
+                reason,
                 revision: self.subject.policy.revision(),
             });
         }

@@ -52,35 +52,17 @@ impl Verdict {
     }
 }
 
-/// A refusal on its way to the verdict, with what the event tells of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// Why.
-    pub reason: Reason,
-    /// Identity the peer was judged as.
-    pub identity: u32,
-    /// Policy id that denied.
-    pub policy: u16,
-}
-
-impl From<Reason> for Refusal {
-    #[inline(always)]
-    fn from(reason: Reason) -> Self {
-        Self { reason, identity: crate::abi::IDENTITY_NONE, policy: crate::abi::POLICY_NOT_ISOLATED }
-    }
-}
-
 /// A drop as told to userspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Report<'a, A> {
-    /// What was parsed; zero where parsing stopped.
-    pub header: &'a Header<A>,
+    /// What was parsed (zero where parsing stopped), and what the peer was judged as; none for a frame that is not IP.
+    pub header: Option<&'a Header<A>>,
     /// EtherType, host order.
     pub ether_type: u16,
     /// Direction as the pod sees it.
     pub direction: Direction,
-    /// Why and by which policy.
-    pub refusal: Refusal,
+    /// Why.
+    pub reason: Reason,
     /// The slot's revision.
     pub revision: u32,
 }
@@ -154,27 +136,23 @@ impl<P: ?Sized, T: Shared> Stage<'_, P, T> {
     #[inline(always)]
     pub(crate) fn conclude<A: Address>(
         &self,
-        result: Result<Reason, Refusal>,
+        result: Result<Reason, Reason>,
         header: &Header<A>,
         direction: Direction,
     ) -> Verdict
     where
         T: Tables<A>,
     {
-        match result {
-            Ok(reason) => Verdict(reason),
-            Err(refusal) => {
-                if !refusal.reason.is_quiet() {
-                    self.tables.report(&Report {
-                        header,
-                        ether_type: A::ETHER_TYPE,
-                        direction,
-                        refusal,
-                        revision: self.subject.policy.revision(),
-                    });
-                }
-                Verdict(refusal.reason)
-            }
+        let (Ok(reason) | Err(reason)) = result;
+        if reason.is_drop() && !reason.is_quiet() {
+            self.tables.report(&Report {
+                header: Some(header),
+                ether_type: A::ETHER_TYPE,
+                direction,
+                reason,
+                revision: self.subject.policy.revision(),
+            });
         }
+        Verdict(reason)
     }
 }

@@ -1,8 +1,8 @@
 //! Packets that a pod is about to receive: are they for it, and does ingress policy allow them?
 
-use super::{AllTables, Frame, Refusal, Stage, Subject, Tables, Verdict};
-use crate::abi::{Direction, EndpointFlags, Reason, V4, V6};
-use crate::packet::{Address, Ethernet, Header, Icmp, PacketBytes, Part, ether_type, protocol};
+use super::{AllTables, Frame, Stage, Subject, Tables, Verdict};
+use crate::abi::{Direction, EndpointFlags, Reason};
+use crate::packet::{Address, Ethernet, Header, Icmp, PacketBytes, Part, Workspace, ether_type, protocol, settle};
 
 /// Judges a frame at TC egress of a pod's host veth.
 #[inline(always)]
@@ -11,6 +11,7 @@ pub fn to_pod<P: PacketBytes + ?Sized, T: AllTables>(
     frame: &Frame,
     subject: &Subject<'_>,
     tables: &T,
+    workspace: &mut Workspace,
 ) -> Verdict {
     let stage = Stage { packet, frame, subject, tables };
     let ethernet = match Ethernet::parse(packet) {
@@ -29,14 +30,16 @@ pub fn to_pod<P: PacketBytes + ?Sized, T: AllTables>(
     }
     match ethernet.ether_type {
         ether_type::IPV4 => {
-            let mut header = Header::<V4>::default();
-            let result = stage.ip_to_pod(&mut header, for_pod);
-            stage.conclude(result, &header, Direction::Ingress)
+            let header = &mut workspace.v4;
+            *header = Header::default();
+            let result = stage.ip_to_pod(header, for_pod);
+            stage.conclude(result, header, Direction::Ingress)
         }
         ether_type::IPV6 => {
-            let mut header = Header::<V6>::default();
-            let result = stage.ip_to_pod(&mut header, for_pod);
-            stage.conclude(result, &header, Direction::Ingress)
+            let header = &mut workspace.v6;
+            *header = Header::default();
+            let result = stage.ip_to_pod(header, for_pod);
+            stage.conclude(result, header, Direction::Ingress)
         }
         ether_type::ARP => Verdict(Reason::Neighbour),
         other if stage.is_pending() || subject.policy.is_isolated(Direction::Ingress) => {
@@ -48,16 +51,17 @@ pub fn to_pod<P: PacketBytes + ?Sized, T: AllTables>(
 
 impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
     #[inline(always)]
-    fn ip_to_pod<A: Address>(&self, header: &mut Header<A>, for_pod: bool) -> Result<Reason, Refusal>
+    fn ip_to_pod<A: Address>(&self, header: &mut Header<A>, for_pod: bool) -> Result<Reason, Reason>
     where
         T: Tables<A>,
     {
         A::parse(self.packet, header)?;
+        let header = settle(header);
         if is_neighbour(header) {
             return Ok(Reason::Neighbour);
         }
         if self.is_pending() {
-            return Err(Reason::EndpointPending.into());
+            return Err(Reason::EndpointPending);
         }
         let endpoint = self.subject.endpoint;
         let is_own =
@@ -66,12 +70,12 @@ impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
             // In a frame for the pod this may be a secondary address that someone relies on: it is told. In a flooded
             // frame it is somebody else's.
             let reason = if for_pod { Reason::UnknownDestination } else { Reason::NotForThisPod };
-            return Err(reason.into());
+            return Err(reason);
         }
         if self.is_related_error(header, Direction::Ingress) {
             return Ok(Reason::RelatedIcmp);
         }
-        self.decide(header, Direction::Ingress)
+        Ok(self.decide(header, Direction::Ingress).0)
     }
 }
 

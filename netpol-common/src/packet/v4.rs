@@ -1,6 +1,6 @@
 //! IPv4: header length, total length, options, fragments.
 
-use super::{Address, Header, Icmp, L2_LEN, PacketBytes, low_byte, low_half, parse_transport, part, protocol};
+use super::{Address, Header, Icmp, L2_LEN, PacketBytes, low_byte, low_half, parse_transport, part, protocol, settle};
 use crate::abi::{Endpoint, EndpointFlags, Mac, Reason, V4};
 
 /// Option numbers that route by the sender's will (RFC 791: loose and strict source route).
@@ -38,7 +38,8 @@ impl Address for V4 {
         header.part = part((word & 0x1fff) << 3, word & MORE_FRAGMENTS != 0);
         header.fragment_id = u32::from_be(fragment) >> 16;
         if header_len > 20 {
-            header.source_routed = has_source_route(packet, header_len - 20)?;
+            header.cursor = low_u16(L2_LEN + 20);
+            find_source_route(packet, header)?;
         }
         // What lies behind the datagram is Ethernet padding: ports found there would be the sender's invention.
         if total_len != 0 && matches!(header.part, super::Part::Whole | super::Part::First) {
@@ -126,29 +127,28 @@ fn require_ports(header: &Header<V4>, payload_len: usize) -> Result<(), Reason> 
     Err(if header.part == super::Part::First { Reason::FragmentTooSmall } else { Reason::Truncated })
 }
 
-/// Walks the options (RFC 791 §3.1).
-#[inline(always)]
-fn has_source_route<P: PacketBytes + ?Sized>(packet: &P, length: usize) -> Result<bool, Reason> {
-    let mut at = 0;
-    // verifier: at most one option a byte; the loop is bounded by the longest header.
+/// Walks the options (RFC 791 §3.1) from the header's cursor to the transport header.
+#[inline(never)]
+fn find_source_route<P: PacketBytes + ?Sized>(packet: &P, header: &mut Header<V4>) -> Result<(), Reason> {
+    // verifier: at most one option a byte; the cursor lives in the header, so that every round looks the same.
     for _ in 0..MAX_OPTION_BYTES {
-        if at >= length {
-            return Ok(false);
+        let header = settle(header);
+        if header.cursor >= header.l4 {
+            return Ok(());
         }
-        let offset = L2_LEN + 20 + (at & 0x3f);
-        let kind: u8 = packet.load(offset).ok_or(Reason::Truncated)?;
+        // verifier: kind and length at once; a check for a single byte at a variable offset proves it nothing. A last
+        // option of one byte is always followed by the transport header.
+        let [kind, option_len] = packet.load::<[u8; 2]>(usize::from(header.cursor)).ok_or(Reason::Truncated)?;
         match kind {
-            0 => return Ok(false),
-            1 => at += 1,
-            kind if SOURCE_ROUTES.contains(&kind) => return Ok(true),
-            _ => {
-                let option_len: u8 = packet.load(offset + 1).ok_or(Reason::Truncated)?;
-                if option_len < 2 {
-                    return Err(Reason::Malformed);
-                }
-                at += usize::from(option_len);
+            0 => return Ok(()),
+            1 => header.cursor = header.cursor.wrapping_add(1),
+            kind if SOURCE_ROUTES.contains(&kind) => {
+                header.source_routed = true;
+                return Ok(());
             }
+            _ if option_len < 2 => return Err(Reason::Malformed),
+            _ => header.cursor = header.cursor.wrapping_add(u16::from(option_len)),
         }
     }
-    Ok(false)
+    Ok(())
 }

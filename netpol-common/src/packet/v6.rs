@@ -3,7 +3,7 @@
 use super::v4::low_u16;
 use super::{
     Address, Header, Icmp, L2_LEN, MAX_EXTENSION_HEADERS, PacketBytes, low_byte, low_half, parse_transport, part,
-    protocol,
+    protocol, settle,
 };
 use crate::abi::{Endpoint, EndpointFlags, Mac, Reason, V6};
 
@@ -128,10 +128,11 @@ const fn is_extension(number: u8) -> bool {
 }
 
 /// Follows the chain of extension headers (RFC 8200 §4) to the transport protocol, or to a later fragment's payload.
-#[inline(always)]
+#[inline(never)]
 fn skip_extensions<P: PacketBytes + ?Sized>(packet: &P, header: &mut Header<V6>) -> Result<(), Reason> {
     // verifier: bounded by a constant; the offset is masked at every step.
     for _ in 0..MAX_EXTENSION_HEADERS {
+        let header = settle(header);
         let at = usize::from(header.l4) & 0x3fff;
         let word = match header.protocol {
             protocol::HOP_BY_HOP
