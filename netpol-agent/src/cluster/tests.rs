@@ -53,9 +53,8 @@ fn each_selector_operator_matches_what_the_api_says() {
 
 #[test]
 fn all_requirements_of_a_selector_are_anded() {
-    let selector = Selector {
-        requirements: vec![Requirement::Exists("a".into()), Requirement::DoesNotExist("b".into())],
-    };
+    let selector =
+        Selector { requirements: vec![Requirement::Exists("a".into()), Requirement::DoesNotExist("b".into())] };
     assert!(selector.matches(&labels(&[("a", "1")])));
     assert!(!selector.matches(&labels(&[("a", "1"), ("b", "1")])));
 }
