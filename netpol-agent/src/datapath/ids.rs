@@ -5,6 +5,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Numbers that the maps of an earlier run hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NumbersInUse {
+    /// Policy ids.
+    pub policies: BTreeSet<u16>,
+    /// Identities.
+    pub identities: BTreeSet<u32>,
+    /// Port sets.
+    pub port_sets: BTreeSet<u16>,
+}
+
 /// Hands out the numbers `first..=last`.
 #[derive(Clone, Debug)]
 pub struct Numbers {

@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use netpol_common::abi::{AllowKey, PolicyWord};
+use netpol_common::abi::{AllowKey, Direction, PolicyWord};
 
 use super::desired::{Tables, Touched};
+use super::ids::NumbersInUse;
 use super::plan::Op;
 
 /// What the maps hold now.
@@ -28,6 +29,22 @@ impl Installed {
     #[must_use]
     pub fn everything(&self) -> Touched {
         Touched::everything(&self.tables, self.words.keys().copied())
+    }
+
+    /// The numbers that are in use, which the compiler must not hand out until they are gone.
+    #[must_use]
+    pub fn numbers(&self) -> NumbersInUse {
+        let mut numbers = NumbersInUse::default();
+        numbers.identities.extend(self.tables.addresses.values().chain(self.tables.cidrs.values()));
+        for (key, value) in self.tables.allow_entries() {
+            numbers.policies.insert(key.policy);
+            numbers.identities.insert(key.identity);
+            numbers.port_sets.extend([value.tcp, value.udp, value.sctp]);
+        }
+        for word in self.words.values() {
+            numbers.policies.extend(Direction::ALL.map(|direction| word.policy(direction)));
+        }
+        numbers
     }
 
     /// Takes note of an operation that was carried out.
