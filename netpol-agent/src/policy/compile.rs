@@ -207,6 +207,11 @@ impl Compiler {
         self.provenance.clone()
     }
 
+    #[cfg(test)]
+    pub(super) fn criteria_in_use(&self) -> usize {
+        self.criteria.len()
+    }
+
     fn hand_out(&mut self, changes: Vec<Change>) -> Option<Step> {
         let touched = std::mem::take(&mut self.out.touched);
         if touched.is_empty() {
