@@ -11,4 +11,5 @@
 
 pub mod cluster;
 pub mod datapath;
+pub mod policy;
 pub mod problem;

@@ -1,8 +1,8 @@
 //! Cluster objects reduced to the parts that policy depends on: what `source` produces and `cluster::state` keeps.
 //!
 //! Everything is validated here by construction or by `source::decode`: a block has no host bits, a port range is not
-//! empty. Input that could not be understood is already narrowed: an unusable peer is [`Peers::Nobody`]-like (it selects
-//! nobody), an unusable selector is [`Selector::unusable`].
+//! empty. Input that could not be understood is already narrowed: an unusable peer is left out of its list (an empty list
+//! is nobody), an unusable selector is [`Selector::unusable`].
 
 use std::collections::BTreeMap;
 use std::fmt;
