@@ -12,3 +12,4 @@
 pub mod cluster;
 pub mod datapath;
 pub mod problem;
+pub mod source;
