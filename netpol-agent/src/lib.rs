@@ -13,3 +13,4 @@ pub mod cluster;
 pub mod datapath;
 pub mod policy;
 pub mod problem;
+pub mod source;
