@@ -1,8 +1,6 @@
 //! Embeds the BPF object named by `NETPOL_BPF_OBJECT` into the agent, or an empty stub where it is not set, so that
 //! `cargo check` and the pure tests need no BPF toolchain. A stubbed agent refuses to start (`datapath::loader`).
 
-#![expect(clippy::print_stdout, reason = "a build script talks to cargo through its standard output")]
-
 use std::error::Error;
 use std::path::PathBuf;
 use std::{env, fs};

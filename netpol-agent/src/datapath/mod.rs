@@ -8,3 +8,4 @@ pub mod plan;
 pub mod sizing;
 pub mod store;
 mod sys;
+mod tc;

@@ -3,6 +3,7 @@
 //! In: the mount point of a BPF file system. Out: a [`PinDir`], locked for the life of the value, or why not. It holds
 //! every name of ours in the file system, so that clean-up is the removal of what is below. It never looks into a map.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -13,6 +14,8 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 /// Directory below the mount point that holds everything of ours, of every ABI version.
 const ROOT: &str = "netpol";
+/// File name suffix of [`PinDir::clsact_mark`].
+const CLSACT: &str = "clsact";
 
 /// Why the pin directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -135,34 +138,39 @@ impl PinDir {
         self.links().join(format!("{ifindex}-{}", program_name(hook)))
     }
 
-    /// Every pinned link: interface index and hook by its file name. Names that are not ours are left alone.
+    /// Marks an interface whose clsact qdisc is of our making: a pin of a program, as a BPF file system holds nothing
+    /// else.
+    #[must_use]
+    pub fn clsact_mark(&self, ifindex: u32) -> PathBuf {
+        self.links().join(format!("{ifindex}-{CLSACT}"))
+    }
+
+    /// Interfaces of which anything is pinned. Names that are not ours are left alone.
     ///
     /// # Errors
-    /// If the directory cannot be read; a missing one holds no links.
-    pub fn pinned_links(&self) -> Result<Vec<(u32, Hook)>, PinError> {
+    /// If the directory cannot be read; a missing one holds nothing.
+    pub fn interfaces(&self) -> Result<BTreeSet<u32>, PinError> {
         let directory = self.links();
         let entries = match fs::read_dir(&directory) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
             Err(error) => return Err(PinError::io("list", &directory)(error)),
         };
-        let mut links = Vec::new();
+        let mut interfaces = BTreeSet::new();
         for entry in entries {
             let name = entry.map_err(PinError::io("list", &directory))?.file_name();
-            links.extend(name.to_str().and_then(parse_link_name));
+            interfaces.extend(name.to_str().and_then(interface_of));
         }
-        links.sort_unstable_by_key(|(ifindex, hook)| (*ifindex, *hook as u8));
-        Ok(links)
+        Ok(interfaces)
     }
 
-    /// Removes the pin of a link, which detaches it unless somebody else holds it; absent is fine.
+    /// Removes one pin; absent is fine. With the pin of a link goes the link, unless somebody else holds it.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn remove_link(&self, ifindex: u32, hook: Hook) -> Result<(), PinError> {
-        let path = self.link(ifindex, hook);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(PinError::io("remove", &path)(error)),
+    pub fn remove(&self, pin: &Path) -> Result<(), PinError> {
+        match fs::remove_file(pin) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(PinError::io("remove", pin)(error)),
             _ => Ok(()),
         }
     }
@@ -203,10 +211,9 @@ pub const fn program_name(hook: Hook) -> &'static str {
     }
 }
 
-fn parse_link_name(name: &str) -> Option<(u32, Hook)> {
-    let (ifindex, program) = name.split_once('-')?;
-    let hook = [Hook::FromPod, Hook::ToPod].into_iter().find(|hook| program_name(*hook) == program)?;
-    Some((ifindex.parse().ok()?, hook))
+fn interface_of(pin: &str) -> Option<u32> {
+    let (ifindex, what) = pin.split_once('-')?;
+    [program::FROM_POD, program::TO_POD, CLSACT].contains(&what).then(|| ifindex.parse().ok()).flatten()
 }
 
 #[cfg(test)]
