@@ -2,10 +2,17 @@
 //! failure), `ids` (which numbers are free), `store`, `loader`, `attach` (the kernel).
 
 pub mod apply;
+pub mod attach;
 pub mod desired;
 pub mod diff;
 pub mod ids;
 pub mod installed;
+pub mod loader;
+pub mod pins;
 pub mod plan;
+pub mod sizing;
+pub mod store;
+mod sys;
+mod tc;
 #[cfg(test)]
 mod tests;

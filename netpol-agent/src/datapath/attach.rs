@@ -1,0 +1,372 @@
+//! Puts the programs on pod interfaces and takes them off again.
+//!
+//! In: interface indexes. Out: both hooks in place, or why not. TCX links (kernel 6.6) are pinned and taken over by the
+//! next agent with one atomic swap; with clsact the filter of our own priority and handle is replaced in place. Foreign
+//! programs, filters and qdiscs are left alone. It knows no pods, writes no map, and acts in the network namespace of the
+//! calling thread. Start at [`Hooks::attach`].
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::AsFd;
+use std::str::FromStr;
+
+use netpol_common::abi::Hook;
+
+use super::loader::Programs;
+use super::pins::{PinDir, PinError, program_name};
+use super::{sys, tc};
+
+/// Both hooks, in the order in which they are attached: what reaches a pod is judged before the pod may answer.
+const HOOKS: [Hook; 2] = [Hook::ToPod, Hook::FromPod];
+
+/// How programs are to be attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AttachMode {
+    /// TCX where the kernel has it, else clsact.
+    #[default]
+    Auto,
+    /// TCX only.
+    Tcx,
+    /// clsact only.
+    Clsact,
+}
+
+impl FromStr for AttachMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "tcx" => Ok(Self::Tcx),
+            "clsact" => Ok(Self::Clsact),
+            other => Err(format!("{other:?} is none of auto, tcx, clsact")),
+        }
+    }
+}
+
+/// How programs are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mechanism {
+    /// A pinned TCX link at each hook.
+    Tcx,
+    /// A filter on the clsact qdisc at each hook.
+    Clsact,
+}
+
+/// Why an interface has not both hooks.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The interface is gone: nothing to do.
+    #[error("interface {ifindex} is gone")]
+    Gone {
+        /// Its index.
+        ifindex: u32,
+    },
+    /// The kernel has no TCX, and clsact was ruled out.
+    #[error(
+        "cannot attach {} to interface {ifindex}: the kernel lacks TCX (needs 6.6); start with --attach=auto or --attach=clsact",
+        program_name(*.hook)
+    )]
+    NoTcx {
+        /// Interface index.
+        ifindex: u32,
+        /// The hook.
+        hook: Hook,
+    },
+    /// Somebody else's filter sits at our priority and handle.
+    #[error(
+        "cannot attach {} to interface {ifindex}: another program's filter has our priority and handle; see \
+         `tc filter show dev <interface> ingress|egress`",
+        program_name(*.hook)
+    )]
+    Taken {
+        /// Interface index.
+        ifindex: u32,
+        /// The hook.
+        hook: Hook,
+    },
+    /// The kernel refused.
+    #[error("cannot {operation} {} at interface {ifindex}: {source}; needs CAP_BPF and CAP_NET_ADMIN", program_name(*.hook))]
+    Refused {
+        /// What was tried.
+        operation: &'static str,
+        /// Interface index.
+        ifindex: u32,
+        /// The hook.
+        hook: Hook,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The pin directory failed.
+    #[error(transparent)]
+    Pins(#[from] PinError),
+}
+
+/// How an interface is attached now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// TCX or clsact.
+    pub mechanism: Mechanism,
+    /// Hooks that were taken over from an earlier agent; the others are new.
+    pub adopted: Vec<Hook>,
+    /// Ids of programs that run before ours, by hook: one that returns `TC_ACT_OK` lets a packet pass unjudged. With
+    /// clsact this is not known and empty.
+    pub ahead: Vec<(Hook, Vec<u32>)>,
+}
+
+/// The programs, and where they go.
+#[derive(Debug)]
+pub struct Hooks {
+    programs: Programs,
+    pins: PinDir,
+    mode: AttachMode,
+}
+
+impl Hooks {
+    /// Nothing is attached yet.
+    #[must_use]
+    pub const fn new(programs: Programs, pins: PinDir, mode: AttachMode) -> Self {
+        Self { programs, pins, mode }
+    }
+
+    /// Puts both hooks on an interface, or this agent's programs into hooks that are there; at no moment a packet sees
+    /// neither. Write the endpoint first: a hook without one drops.
+    ///
+    /// # Errors
+    /// [`AttachError::Gone`] if the interface vanished meanwhile; else what the kernel refused. A hook that is attached
+    /// stays so.
+    pub fn attach(&mut self, ifindex: u32) -> Result<Attachment, AttachError> {
+        let mut attachment = match self.mode {
+            AttachMode::Clsact => self.attach_clsact(ifindex)?,
+            AttachMode::Tcx => self.attach_tcx(ifindex)?,
+            AttachMode::Auto => match self.attach_tcx(ifindex) {
+                Err(AttachError::NoTcx { .. }) => {
+                    tracing::info!("the kernel lacks TCX (needs 6.6): attaching with clsact");
+                    self.mode = AttachMode::Clsact;
+                    self.attach_clsact(ifindex)?
+                }
+                other => other?,
+            },
+        };
+        // The other mechanism may be left from an agent that was started with another mode.
+        match attachment.mechanism {
+            Mechanism::Tcx => self.detach_clsact(ifindex)?,
+            Mechanism::Clsact => self.detach_tcx(ifindex)?,
+        }
+        for hook in HOOKS {
+            let ahead = self.ahead(ifindex, hook)?;
+            if !ahead.is_empty() {
+                attachment.ahead.push((hook, ahead));
+            }
+        }
+        Ok(attachment)
+    }
+
+    /// Takes both hooks off an interface; absent hooks and a vanished interface are fine.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn detach(&mut self, ifindex: u32) -> Result<(), AttachError> {
+        detach_tcx(&self.pins, ifindex)?;
+        detach_clsact(&self.pins, ifindex)
+    }
+
+    /// Interfaces on which an earlier agent left something; those that are gone are forgotten first.
+    ///
+    /// # Errors
+    /// If the pin directory cannot be read or cleaned.
+    pub fn left_by_earlier_agent(&self) -> Result<BTreeSet<u32>, AttachError> {
+        collect_vanished(&self.pins)?;
+        Ok(self.pins.interfaces()?)
+    }
+
+    /// True if our programs are at both hooks of an interface.
+    ///
+    /// # Errors
+    /// If the kernel refuses to say.
+    pub fn is_attached(&self, ifindex: u32) -> Result<bool, AttachError> {
+        for hook in HOOKS {
+            let wanted = self.programs.at(hook).id;
+            let tcx = tcx_programs(ifindex, hook)?.contains(&wanted);
+            let own = tc::own_filter(ifindex, hook).map_err(refused("look for the filter of", ifindex, hook))?;
+            if !tcx && own != (tc::Filter::Ours { program: wanted }) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn attach_tcx(&self, ifindex: u32) -> Result<Attachment, AttachError> {
+        let mut adopted = Vec::new();
+        for hook in HOOKS {
+            if self.adopt_link(ifindex, hook)? {
+                adopted.push(hook);
+            } else {
+                self.create_link(ifindex, hook)?;
+            }
+        }
+        Ok(Attachment { mechanism: Mechanism::Tcx, adopted, ahead: Vec::new() })
+    }
+
+    /// Swaps our program into the pinned link, if there is a live one.
+    fn adopt_link(&self, ifindex: u32, hook: Hook) -> Result<bool, AttachError> {
+        let path = self.pins.link(ifindex, hook);
+        let link = match sys::open_pin(&path) {
+            Ok(link) => link,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(refused("open the pinned link of", ifindex, hook)(error)),
+        };
+        let live = sys::link_info(link.as_fd()).map_err(refused("read the pinned link of", ifindex, hook))?;
+        if live.ifindex == ifindex {
+            match sys::link_update(link.as_fd(), self.programs.at(hook).fd.as_fd()) {
+                Ok(()) => return Ok(true),
+                Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
+                Err(error) => return Err(refused("swap", ifindex, hook)(error)),
+            }
+        }
+        // The link of an interface that is gone; this one has its index again.
+        self.pins.remove(&path)?;
+        Ok(false)
+    }
+
+    fn create_link(&self, ifindex: u32, hook: Hook) -> Result<(), AttachError> {
+        let link = sys::tcx_attach_first(self.programs.at(hook).fd.as_fd(), ifindex, hook).map_err(|error| {
+            match error.raw_os_error() {
+                Some(libc::EINVAL) => AttachError::NoTcx { ifindex, hook },
+                _ => refused("attach", ifindex, hook)(error),
+            }
+        })?;
+        // Unpinned, the link would end with this process; on failure it ends here.
+        sys::pin(link.as_fd(), &self.pins.link(ifindex, hook)).map_err(refused("pin the link of", ifindex, hook))
+    }
+
+    fn attach_clsact(&self, ifindex: u32) -> Result<Attachment, AttachError> {
+        let mut adopted = Vec::new();
+        let [first, _] = HOOKS;
+        if tc::add_clsact(ifindex).map_err(refused("add the clsact qdisc for", ifindex, first))? {
+            let mark = self.pins.clsact_mark(ifindex);
+            self.pins.remove(&mark)?;
+            sys::pin(self.programs.at(first).fd.as_fd(), &mark).map_err(refused("mark the qdisc of", ifindex, first))?;
+        }
+        for hook in HOOKS {
+            match tc::own_filter(ifindex, hook).map_err(refused("look for the filter of", ifindex, hook))? {
+                tc::Filter::Foreign => return Err(AttachError::Taken { ifindex, hook }),
+                tc::Filter::Ours { .. } => adopted.push(hook),
+                tc::Filter::Absent => {}
+            }
+            tc::set_filter(ifindex, hook, self.programs.at(hook).fd.as_fd())
+                .map_err(refused("attach", ifindex, hook))?;
+        }
+        Ok(Attachment { mechanism: Mechanism::Clsact, adopted, ahead: Vec::new() })
+    }
+
+    fn detach_tcx(&self, ifindex: u32) -> Result<(), AttachError> {
+        detach_tcx(&self.pins, ifindex)
+    }
+
+    fn detach_clsact(&self, ifindex: u32) -> Result<(), AttachError> {
+        detach_clsact(&self.pins, ifindex)
+    }
+
+    fn ahead(&self, ifindex: u32, hook: Hook) -> Result<Vec<u32>, AttachError> {
+        let ours = self.programs.at(hook).id;
+        let programs = tcx_programs(ifindex, hook)?;
+        if !programs.contains(&ours) {
+            // With clsact ours runs after every TCX program.
+            return Ok(programs);
+        }
+        Ok(programs.into_iter().take_while(|program| *program != ours).collect())
+    }
+}
+
+/// Removes everything of ours from the kernel: hooks of every interface in this network namespace, links, maps. Needs no
+/// programs and no working agent.
+///
+/// # Errors
+/// The first removal that failed; run it again.
+pub fn cleanup(pins: &PinDir) -> Result<(), AttachError> {
+    let interfaces = nix::net::if_::if_nameindex().map_err(|error| {
+        let [hook, _] = HOOKS;
+        refused("list the interfaces to clean of", 0, hook)(error.into())
+    })?;
+    for interface in &interfaces {
+        detach_tcx(pins, interface.index())?;
+        detach_clsact(pins, interface.index())?;
+    }
+    Ok(pins.remove_all()?)
+}
+
+/// Forgets the pins of interfaces that are gone.
+fn collect_vanished(pins: &PinDir) -> Result<(), AttachError> {
+    for ifindex in pins.interfaces()? {
+        for hook in HOOKS {
+            let path = pins.link(ifindex, hook);
+            let dead = match sys::open_pin(&path) {
+                Ok(link) => sys::link_info(link.as_fd()).is_ok_and(|info| info.ifindex == 0),
+                Err(_) => false,
+            };
+            if dead {
+                pins.remove(&path)?;
+            }
+        }
+        if pins.clsact_mark(ifindex).exists() && nix::net::if_::if_indextoname(ifindex).is_err() {
+            pins.remove(&pins.clsact_mark(ifindex))?;
+        }
+    }
+    Ok(())
+}
+
+fn detach_tcx(pins: &PinDir, ifindex: u32) -> Result<(), AttachError> {
+    // from_pod first: until to_pod is gone, what reaches the pod is still judged.
+    for hook in HOOKS.into_iter().rev() {
+        pins.remove(&pins.link(ifindex, hook))?;
+    }
+    Ok(())
+}
+
+fn detach_clsact(pins: &PinDir, ifindex: u32) -> Result<(), AttachError> {
+    let mut left = 0;
+    for hook in HOOKS.into_iter().rev() {
+        let failed = |operation| refused(operation, ifindex, hook);
+        let result = match tc::own_filter(ifindex, hook) {
+            Ok(tc::Filter::Ours { .. }) => tc::remove_filter(ifindex, hook),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        };
+        match result.map_err(failed("detach")) {
+            Ok(()) | Err(AttachError::Gone { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        left += tc::count_filters(ifindex, hook).unwrap_or(1);
+    }
+    let mark = pins.clsact_mark(ifindex);
+    if !mark.exists() {
+        return Ok(());
+    }
+    let [hook, _] = HOOKS;
+    if left == 0 {
+        match tc::remove_clsact(ifindex).map_err(refused("remove the clsact qdisc for", ifindex, hook)) {
+            Ok(()) | Err(AttachError::Gone { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(pins.remove(&mark)?)
+}
+
+/// Ids of the TCX programs at a hook; none on a kernel without TCX.
+fn tcx_programs(ifindex: u32, hook: Hook) -> Result<Vec<u32>, AttachError> {
+    match sys::tcx_programs(ifindex, hook) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(Vec::new()),
+        other => other.map_err(refused("list the programs beside", ifindex, hook)),
+    }
+}
+
+fn refused(operation: &'static str, ifindex: u32, hook: Hook) -> impl FnOnce(io::Error) -> AttachError {
+    move |source| match source.raw_os_error() {
+        Some(libc::ENODEV) => AttachError::Gone { ifindex },
+        _ => AttachError::Refused { operation, ifindex, hook, source },
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,287 @@
+//! Loads the BPF object: settings and sizes in, verified programs and pinned maps out.
+//!
+//! Maps that are pinned already (by an earlier agent of the same ABI version) are adopted with all they hold, so that a
+//! restart forgets no flow and changes no verdict. Nothing is attached here. Start at [`open`].
+//!
+//! Needs `CAP_BPF`, `CAP_NET_ADMIN` and `CAP_PERFMON` only.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+
+use aya::maps::{MapData, MapInfo, RingBuf};
+use aya::programs::{ProgramError, ProgramFd, SchedClassifier};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use aya_log::EbpfLogger;
+use netpol_common::abi::{Config, Hook, map};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::pins::{PinDir, PinError, PinLock, program_name};
+use super::sizing::{KeptSize, Sizing, SizingError};
+use super::store::{KernelStore, OpenError};
+use super::sys;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netpol.bpf.o"));
+
+/// The map that only a debug build of the object has.
+const LOG_MAP: &str = "AYA_LOGS";
+/// Lines of the verifier's log that an error carries: the end says what was refused.
+const VERIFIER_LINES: usize = 30;
+
+/// Why the datapath cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The agent was built without the BPF object.
+    #[error("this netpol-agent was built without its BPF programs and enforces nothing; build it with `cargo xtask build`")]
+    Stub,
+    /// The pin directory cannot be used.
+    #[error(transparent)]
+    Pins(#[from] PinError),
+    /// A pinned map cannot be adopted.
+    #[error(transparent)]
+    Sizing(#[from] SizingError),
+    /// A map of the store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// The kernel's tick rate is unknown.
+    #[error("cannot read the kernel's tick rate: {0}")]
+    Ticks(#[source] io::Error),
+    /// The object could not be parsed, or a map could not be made.
+    #[error("cannot set up the maps of the BPF object: {}; needs CAP_BPF, and on kernels before 5.11 CAP_SYS_RESOURCE", chain(.source))]
+    Object {
+        /// What aya says.
+        source: EbpfError,
+    },
+    /// The object has no such program, or it is of another type.
+    #[error("the BPF object has no TC program {program}; build the agent again with `cargo xtask build`")]
+    MissingProgram {
+        /// Name looked for.
+        program: &'static str,
+    },
+    /// The verifier refused a program.
+    #[error(
+        "the kernel refused the program {program}: {source}; it needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; the \
+         verifier's last words:\n{log}"
+    )]
+    Refused {
+        /// Program name.
+        program: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+        /// The end of the verifier's log.
+        log: String,
+    },
+    /// A program could not be loaded for another reason.
+    #[error("cannot load the program {program}: {}", chain(.source))]
+    Program {
+        /// Program name.
+        program: &'static str,
+        /// What aya says.
+        source: ProgramError,
+    },
+    /// The event ring could not be opened.
+    #[error("cannot open the pinned map {path}: {}", chain(.source))]
+    Events {
+        /// Its pin.
+        path: PathBuf,
+        /// What aya says.
+        source: aya::maps::MapError,
+    },
+}
+
+/// All of an error's sources on one line: aya keeps the kernel's answer at the end of the chain.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// What to load, and where to pin it.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Mount point of the BPF file system.
+    pub bpffs: PathBuf,
+    /// Settings of the programs; `slots` is taken from the sizes in force.
+    pub config: Config,
+    /// Sizes of maps that are not pinned yet.
+    pub sizing: Sizing,
+}
+
+/// The verified programs, by hook.
+#[derive(Debug)]
+pub struct Programs {
+    from_pod: Program,
+    to_pod: Program,
+}
+
+/// One verified program.
+#[derive(Debug)]
+pub(super) struct Program {
+    pub(super) fd: ProgramFd,
+    pub(super) id: u32,
+}
+
+impl Programs {
+    pub(super) const fn at(&self, hook: Hook) -> &Program {
+        match hook {
+            Hook::FromPod => &self.from_pod,
+            Hook::ToPod => &self.to_pod,
+        }
+    }
+}
+
+/// Everything that [`open`] yields.
+pub struct Datapath {
+    /// The programs, for `attach`.
+    pub programs: Programs,
+    /// The maps.
+    pub store: KernelStore,
+    /// The ring of events.
+    pub events: RingBuf<MapData>,
+    /// Where all is pinned.
+    pub pins: PinDir,
+    /// Keeps other agents away from the pins for as long as it lives.
+    pub lock: PinLock,
+    /// The sizes in force.
+    pub sizing: Sizing,
+    /// Maps that kept a size other than the one asked for: worth a warning each.
+    pub kept_sizes: Vec<KeptSize>,
+    /// True if the maps were pinned by an earlier agent: what they hold is live.
+    pub adopted: bool,
+    /// With a debug build of the object: forwards what the programs log to `tracing`. Spawn it; it ends by itself only
+    /// if the log cannot be read.
+    pub debug_log: Option<DebugLog>,
+}
+
+/// A task that reads the programs' own log.
+pub type DebugLog = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The embedded BPF object.
+///
+/// # Errors
+/// [`LoadError::Stub`] if the agent was built without one.
+pub fn embedded_object() -> Result<&'static [u8], LoadError> {
+    if OBJECT.is_empty() { Err(LoadError::Stub) } else { Ok(OBJECT) }
+}
+
+/// The default settings on this kernel.
+///
+/// # Errors
+/// If the tick rate cannot be read.
+pub fn default_config() -> Result<Config, LoadError> {
+    sys::ticks_per_second().map(Config::for_hz).map_err(LoadError::Ticks)
+}
+
+/// Loads the embedded object, adopting what is pinned.
+///
+/// # Errors
+/// If the agent is stubbed, the pin directory is unusable or in use, or the kernel refuses a map or program.
+pub fn open(options: &LoadOptions) -> Result<Datapath, LoadError> {
+    let object = embedded_object()?;
+    let pins = PinDir::create(&options.bpffs)?;
+    let lock = pins.lock()?;
+    let adopted = pinned_info(&pins.map(map::POLICY_WORDS)).is_some();
+    let (sizing, kept_sizes) = options.sizing.of_pins(|name| pinned_info(&pins.map(name)))?;
+    let mut ebpf = load_object(object, &options.config, &sizing, Some(&pins))?;
+    let programs = Programs {
+        from_pod: load_program(&mut ebpf, program_name(Hook::FromPod))?,
+        to_pod: load_program(&mut ebpf, program_name(Hook::ToPod))?,
+    };
+    let debug_log = debug_log(&mut ebpf);
+    let events = open_events(&pins)?;
+    let store = KernelStore::open(&pins)?;
+    Ok(Datapath { programs, store, events, pins, lock, sizing, kept_sizes, adopted, debug_log })
+}
+
+/// Parses an object, sets its settings and sizes, and makes its maps: pinned and adopted below `pins`, or private to the
+/// caller without. No program is verified yet.
+///
+/// # Errors
+/// If the object is not a BPF object of ours or the kernel refuses a map.
+pub fn load_object(
+    object: &[u8],
+    config: &Config,
+    sizing: &Sizing,
+    pins: Option<&PinDir>,
+) -> Result<Ebpf, LoadError> {
+    let config = Config { slots: sizing.slots, ..*config };
+    let mut loader = EbpfLoader::new();
+    loader.override_global(map::CONFIG, &config, true);
+    for spec in sizing.maps() {
+        loader.map_max_entries(spec.name, spec.entries);
+        if let Some(pins) = pins {
+            loader.map_pin_path(spec.name, pins.map(spec.name));
+        }
+    }
+    loader.load(object).map_err(|source| LoadError::Object { source })
+}
+
+fn load_program(ebpf: &mut Ebpf, program: &'static str) -> Result<Program, LoadError> {
+    let missing = LoadError::MissingProgram { program };
+    let Some(found) = ebpf.program_mut(program) else { return Err(missing) };
+    let Ok(classifier) = <&mut SchedClassifier>::try_from(found) else { return Err(missing) };
+    let other = |source| LoadError::Program { program, source };
+    match classifier.load() {
+        Ok(()) => {}
+        Err(ProgramError::LoadError { io_error, verifier_log }) => {
+            let log = tail(&verifier_log.to_string(), VERIFIER_LINES);
+            return Err(LoadError::Refused { program, source: io_error, log });
+        }
+        Err(source) => return Err(other(source)),
+    }
+    let id = classifier.info().map_err(other)?.id();
+    let fd = classifier.fd().map_err(other)?.try_clone().map_err(|error| other(ProgramError::IOError(error)))?;
+    Ok(Program { fd, id })
+}
+
+fn debug_log(ebpf: &mut Ebpf) -> Option<DebugLog> {
+    ebpf.map(LOG_MAP)?;
+    let logger = match EbpfLogger::init(ebpf) {
+        Ok(logger) => logger,
+        Err(error) => {
+            tracing::warn!(%error, "cannot open the log of the debug programs");
+            return None;
+        }
+    };
+    Some(Box::pin(async move {
+        let read = async move {
+            let mut ready = AsyncFd::with_interest(logger, Interest::READABLE)?;
+            loop {
+                let mut guard = ready.readable_mut().await?;
+                guard.get_inner_mut().flush();
+                guard.clear_ready();
+            }
+        };
+        let ended: io::Result<std::convert::Infallible> = read.await;
+        if let Err(error) = ended {
+            tracing::warn!(%error, "cannot read the log of the debug programs");
+        }
+    }))
+}
+
+fn tail(text: &str, lines: usize) -> String {
+    let all: Vec<&str> = text.lines().collect();
+    all.iter().skip(all.len().saturating_sub(lines)).copied().collect::<Vec<_>>().join("\n")
+}
+
+fn pinned_info(path: &Path) -> Option<MapInfo> {
+    // A pin that cannot be opened is reported when the loader comes to it; here it only has no size to keep.
+    path.exists().then(|| MapInfo::from_pin(path).ok()).flatten()
+}
+
+fn open_events(pins: &PinDir) -> Result<RingBuf<MapData>, LoadError> {
+    let path = pins.map(map::EVENTS);
+    let open = || RingBuf::try_from(aya::maps::Map::from_map_data(MapData::from_pin(&path)?)?);
+    open().map_err(|source| LoadError::Events { path: path.clone(), source })
+}
+
+#[cfg(test)]
+mod tests;

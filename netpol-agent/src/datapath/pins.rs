@@ -1,0 +1,220 @@
+//! Where everything of ours is pinned: one directory, `<bpffs>/netpol/abi<version>/{maps,links}`, and the lock on it.
+//!
+//! In: the mount point of a BPF file system. Out: a [`PinDir`], locked for the life of the value, or why not. It holds
+//! every name of ours in the file system, so that clean-up is the removal of what is below. It never looks into a map.
+
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use netpol_common::abi::{ABI_VERSION, Hook, program};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+/// Directory below the mount point that holds everything of ours, of every ABI version.
+const ROOT: &str = "netpol";
+/// File name suffix of [`PinDir::clsact_mark`].
+const CLSACT: &str = "clsact";
+
+/// Why the pin directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PinError {
+    /// Nothing, or another file system, is at the given path.
+    #[error(
+        "{path} is not a BPF file system: {found}; mount one on the host with `mount -t bpf bpf {path}` or name another \
+         with --bpffs"
+    )]
+    NotBpffs {
+        /// The path given.
+        path: PathBuf,
+        /// What is there.
+        found: String,
+    },
+    /// Another agent holds the lock.
+    #[error("another netpol-agent uses {path}; stop it first, or give this one a BPF file system of its own with --bpffs")]
+    Locked {
+        /// The locked directory.
+        path: PathBuf,
+    },
+    /// An operation in the directory failed.
+    #[error("cannot {operation} {path}: {source}; the agent needs to own this directory and a writable BPF file system")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+impl PinError {
+    fn io(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { operation, path: path.to_owned(), source }
+    }
+}
+
+/// The pin directory of this ABI version. Cheap to clone; holds no lock itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PinDir {
+    root: PathBuf,
+    versioned: PathBuf,
+}
+
+/// The lock on a [`PinDir`]; released when dropped and when the process ends, however it ends.
+#[derive(Debug)]
+pub struct PinLock {
+    _directory: File,
+}
+
+impl PinDir {
+    /// The pin directory below `bpffs`, created if missing.
+    ///
+    /// # Errors
+    /// If `bpffs` is not a BPF file system or directories cannot be made there.
+    pub fn create(bpffs: &Path) -> Result<Self, PinError> {
+        let dir = Self::at(bpffs)?;
+        for path in [&dir.root, &dir.versioned, &dir.maps(), &dir.links()] {
+            match DirBuilder::new().mode(0o700).create(path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(PinError::io("create", path)(error)),
+            }
+        }
+        Ok(dir)
+    }
+
+    /// The pin directory below `bpffs`, which may not exist: for readers and for clean-up.
+    ///
+    /// # Errors
+    /// If `bpffs` is not a BPF file system.
+    pub fn at(bpffs: &Path) -> Result<Self, PinError> {
+        let not_bpffs = |found: String| PinError::NotBpffs { path: bpffs.to_owned(), found };
+        let kind = statfs(bpffs).map_err(|error| not_bpffs(error.to_string()))?.filesystem_type();
+        if kind != BPF_FS_MAGIC {
+            return Err(not_bpffs(format!("it is a file system of type {:#x}", kind.0)));
+        }
+        let root = bpffs.join(ROOT);
+        let versioned = root.join(format!("abi{ABI_VERSION}"));
+        Ok(Self { root, versioned })
+    }
+
+    /// Takes the lock that keeps two agents from working on the same pins. It covers every ABI version.
+    ///
+    /// # Errors
+    /// [`PinError::Locked`] if another process holds it.
+    pub fn lock(&self) -> Result<PinLock, PinError> {
+        // A BPF file system has no ordinary files to lock, but flock(2) works on its directories.
+        let directory = File::open(&self.root).map_err(PinError::io("open", &self.root))?;
+        match directory.try_lock() {
+            Ok(()) => Ok(PinLock { _directory: directory }),
+            Err(TryLockError::WouldBlock) => Err(PinError::Locked { path: self.root.clone() }),
+            Err(TryLockError::Error(error)) => Err(PinError::io("lock", &self.root)(error)),
+        }
+    }
+
+    /// Directory of the map pins.
+    #[must_use]
+    pub fn maps(&self) -> PathBuf {
+        self.versioned.join("maps")
+    }
+
+    /// Pin of one map.
+    #[must_use]
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.maps().join(name)
+    }
+
+    /// Directory of the link pins.
+    #[must_use]
+    pub fn links(&self) -> PathBuf {
+        self.versioned.join("links")
+    }
+
+    /// Pin of the TCX link at one hook of one interface.
+    #[must_use]
+    pub fn link(&self, ifindex: u32, hook: Hook) -> PathBuf {
+        self.links().join(format!("{ifindex}-{}", program_name(hook)))
+    }
+
+    /// Marks an interface whose clsact qdisc is of our making: a pin of a program, as a BPF file system holds nothing
+    /// else.
+    #[must_use]
+    pub fn clsact_mark(&self, ifindex: u32) -> PathBuf {
+        self.links().join(format!("{ifindex}-{CLSACT}"))
+    }
+
+    /// Interfaces of which anything is pinned. Names that are not ours are left alone.
+    ///
+    /// # Errors
+    /// If the directory cannot be read; a missing one holds nothing.
+    pub fn interfaces(&self) -> Result<BTreeSet<u32>, PinError> {
+        let directory = self.links();
+        let entries = match fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+            Err(error) => return Err(PinError::io("list", &directory)(error)),
+        };
+        let mut interfaces = BTreeSet::new();
+        for entry in entries {
+            let name = entry.map_err(PinError::io("list", &directory))?.file_name();
+            interfaces.extend(name.to_str().and_then(interface_of));
+        }
+        Ok(interfaces)
+    }
+
+    /// Removes one pin; absent is fine. With the pin of a link goes the link, unless somebody else holds it.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn remove(&self, pin: &Path) -> Result<(), PinError> {
+        match fs::remove_file(pin) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(PinError::io("remove", pin)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes every pin of ours, of every ABI version, links (the hooks) first. Absent is fine.
+    ///
+    /// # Errors
+    /// The first removal that failed.
+    pub fn remove_all(&self) -> Result<(), PinError> {
+        let versions = match fs::read_dir(&self.root) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(PinError::io("list", &self.root)(error)),
+        };
+        for version in versions {
+            let version = version.map_err(PinError::io("list", &self.root))?.path();
+            for directory in [version.join("links"), version.join("maps"), version] {
+                remove_tree(&directory)?;
+            }
+        }
+        fs::remove_dir(&self.root).map_err(PinError::io("remove", &self.root))
+    }
+}
+
+fn remove_tree(directory: &Path) -> Result<(), PinError> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(PinError::io("remove", directory)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// The program that runs at a hook.
+#[must_use]
+pub const fn program_name(hook: Hook) -> &'static str {
+    match hook {
+        Hook::FromPod => program::FROM_POD,
+        Hook::ToPod => program::TO_POD,
+    }
+}
+
+fn interface_of(pin: &str) -> Option<u32> {
+    let (ifindex, what) = pin.split_once('-')?;
+    [program::FROM_POD, program::TO_POD, CLSACT].contains(&what).then(|| ifindex.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests;
