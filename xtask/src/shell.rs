@@ -1,6 +1,5 @@
 //! Other programs: run them with a word on what is run, or take their output.
 
-use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -54,28 +53,21 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 
 /// The command as one would type it, with the environment that was set for it.
 pub(crate) fn line_of(command: &Command) -> String {
-    let mut line = String::new();
-    let mut push = |part: &str| {
-        let separator = if line.is_empty() { "" } else { " " };
-        // Writing to a string cannot fail.
-        let _written = if part.is_empty() || part.contains([' ', '\'', '*']) {
-            write!(line, "{separator}'{part}'")
-        } else {
-            write!(line, "{separator}{part}")
-        };
-    };
-    for (name, value) in command.get_envs() {
+    let mut words = Vec::new();
+    for (name, value) in command.get_envs().filter(|(name, _)| *name != "PATH") {
         if let Some(value) = value {
-            push(&format!("{}={}", name.to_string_lossy(), value.to_string_lossy()));
+            words.push(format!("{}={}", name.to_string_lossy(), quoted(&value.to_string_lossy())));
         }
     }
     // The cargo that runs us is known by its full path; `cargo` is what one types.
     let program = Path::new(command.get_program());
-    push(&program.file_name().unwrap_or(program.as_os_str()).to_string_lossy());
-    for argument in command.get_args() {
-        push(&argument.to_string_lossy());
-    }
-    line
+    words.push(quoted(&program.file_name().unwrap_or(program.as_os_str()).to_string_lossy()));
+    words.extend(command.get_args().map(|argument| quoted(&argument.to_string_lossy())));
+    words.join(" ")
+}
+
+fn quoted(word: &str) -> String {
+    if word.is_empty() || word.contains([' ', '\'', '*', '"', '$']) { format!("'{word}'") } else { word.to_owned() }
 }
 
 /// Finds a program in a search path.
