@@ -1,2 +1,60 @@
-//! x
-fn main() {}
+//! netpol's developer commands. `cargo xtask` alone lists them.
+//!
+//! One command a module. Commands call programs through [`shell`] and say what they do; none of them decides anything
+//! about the product.
+
+mod build;
+mod check;
+mod demo;
+mod mutants;
+mod setup;
+mod shell;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// netpol's developer commands.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Bring this machine to where everything builds and runs.
+    Setup(setup::Options),
+    /// Build the BPF object, and every program with the object inside.
+    Build(build::Options),
+    /// Build the BPF object alone, to target/bpf.
+    BuildEbpf(build::EbpfOptions),
+    /// What must hold before a commit: format, clippy, tidy.
+    Check,
+    /// Run the tests: all levels in their quick form, or one of them.
+    Test(test::Options),
+    /// Watch the NetworkPolicies of a small shop take effect, on a node made of network namespaces.
+    Demo(demo::Options),
+    /// Put deliberate faults into compiler and datapath; each must make its test fail.
+    Mutants,
+    /// Hold the sources to the repository's own rules.
+    Tidy,
+}
+
+fn main() -> Result<ExitCode> {
+    let good = match Arguments::parse().command {
+        Command::Setup(options) => setup::run(options)?,
+        Command::Build(options) => build::run(options).map(|_object| true)?,
+        Command::BuildEbpf(options) => build::ebpf(options).map(|_object| true)?,
+        Command::Check => check::run()?,
+        Command::Test(options) => test::run(&options)?,
+        Command::Demo(options) => demo::run(options)?,
+        Command::Mutants => mutants::run()?,
+        Command::Tidy => tidy::run()?,
+    };
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

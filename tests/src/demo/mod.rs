@@ -1,0 +1,271 @@
+//! The demo: a small shop on a node of network namespaces, before and after its NetworkPolicies.
+//!
+//! Builds the node and starts the real agent; measures who reaches whom without and with the policies; shows drops as
+//! they stream; changes a policy under two open connections. Everything is compared with what `tests/cases/shop` says by
+//! hand; [`run`] says whether all of it was so. Must not know how policies are enforced.
+
+mod report;
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use self::report::Report;
+use crate::agent::{Agent, Lines, Options, Output, Settled};
+use crate::connection::{Connection, Side};
+use crate::manifests;
+use crate::probe::{Outcome, PATIENCE};
+use crate::servers::Transport;
+use crate::shop::{METADATA, Shop, case};
+use crate::table::{Table, Target};
+
+/// How long to wait for the agent to report a drop that happened.
+const DROP_LIMIT: Duration = Duration::from_secs(2);
+/// How long nothing may arrive on a connection that is no longer allowed: TCP repeats within it, twice.
+const CUT: Duration = Duration::from_millis(700);
+/// The policy file that is changed under open connections.
+const CHANGE: &str = "04-database-access.yaml";
+
+/// What to show.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Settings {
+    /// Leave everything up at the end, until Ctrl-C.
+    pub keep: bool,
+    /// One JSON object a line.
+    pub json: bool,
+    /// Over IPv6.
+    pub ipv6: bool,
+    /// Without an agent: shows what the network does when nothing is enforced, so the second table fails.
+    pub no_agent: bool,
+}
+
+/// The demo in progress.
+struct Demo {
+    settings: Settings,
+    report: Report,
+    shop: Shop,
+    agent: Option<Agent>,
+}
+
+/// Runs the demo. True if everything was as expected.
+///
+/// # Errors
+/// If it could not be run at all.
+pub fn run(settings: Settings) -> Result<bool> {
+    let started = Instant::now();
+    let case = case("shop");
+    let before = Shop::expectation(&case, "before")?;
+    let after = Shop::expectation(&case, "after")?;
+    let mut demo = build(settings, &case, &[&before, &after])?;
+    demo.before(&before)?;
+    demo.after(&after)?;
+    demo.drops()?;
+    demo.revoke()?;
+    let good = demo.report.failures() == 0;
+    let seconds = started.elapsed().as_secs_f32();
+    let verdict = if good { "Everything was as expected" } else { "NOT everything was as expected" };
+    let fields = json!({"ok": good, "failures": demo.report.failures(), "seconds": seconds});
+    demo.report.done(&format!("\n{verdict}, in {seconds:.1} s."), "result", fields)?;
+    if settings.keep {
+        demo.keep()?;
+    }
+    Ok(good)
+}
+
+fn build(settings: Settings, case: &Path, tables: &[&Table]) -> Result<Demo> {
+    let report = Report::new(settings.json);
+    report.part("A node with a Flannel-shaped bridge, and the pods of a shop")?;
+    let begun = Instant::now();
+    let shop = Shop::build(case, tables)?;
+    let pods = manifests::pods(&case.join("cluster"))?;
+    for pod in &pods {
+        let place = shop.node.pod(&pod.key)?;
+        let addresses: Vec<String> = pod.addresses.iter().map(ToString::to_string).collect();
+        let text = format!("    {:27} {:13} {}", pod.key, place.interface(), addresses.join("  "));
+        report.done(&text, "pod", json!({"pod": pod.key, "interface": place.interface(), "addresses": addresses}))?;
+    }
+    let text = format!(
+        "{} pods with real servers, the node, and a host outside, in network namespaces {}-* ({} ms)",
+        pods.len(),
+        shop.node.run().id(),
+        begun.elapsed().as_millis()
+    );
+    report.done(&text, "built", json!({"pods": pods.len(), "run": shop.node.run().id()}))?;
+    let mut demo = Demo { settings, report, shop, agent: None };
+    demo.start_agent()?;
+    Ok(demo)
+}
+
+impl Demo {
+    fn start_agent(&mut self) -> Result<()> {
+        if self.settings.no_agent {
+            return self.report.text("No agent (--no-agent): nothing will be enforced.");
+        }
+        let begun = Instant::now();
+        let output = if self.settings.json { Output::Json } else { Output::Text };
+        let agent = Agent::start(&self.shop.node, &Options { output, ..Options::default() })?;
+        let text = format!(
+            "netpol-agent (process {}) is ready, with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON and nothing else ({} ms)",
+            agent.pid(),
+            begun.elapsed().as_millis()
+        );
+        self.report.done(&text, "agent", json!({"pid": agent.pid().as_raw()}))?;
+        self.agent = Some(agent);
+        Ok(())
+    }
+
+    fn before(&mut self, expected: &Table) -> Result<()> {
+        self.report.part("Before: no NetworkPolicy. Columns connect, rows are connected to")?;
+        self.measure("before", expected)
+    }
+
+    fn after(&mut self, expected: &Table) -> Result<()> {
+        self.report.part("The shop's NetworkPolicies")?;
+        for file in self.shop.put_policies()? {
+            let text = fs::read_to_string(&file)?;
+            let first = text.lines().next().unwrap_or_default().trim_start_matches("# ");
+            let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            self.report.done(&format!("    {name:32} {first}"), "policy", json!({"file": name, "about": first}))?;
+        }
+        self.sync("in force")?;
+        self.report.part("After: with the policies")?;
+        self.measure("after", expected)
+    }
+
+    fn measure(&mut self, name: &str, expected: &Table) -> Result<()> {
+        let begun = Instant::now();
+        let (measured, odd) = self.shop.measure(expected, self.settings.ipv6)?;
+        let family = if self.settings.ipv6 { "IPv6" } else { "IPv4" };
+        let took = begun.elapsed().as_millis();
+        self.report.table(name, expected, &measured, &odd)?;
+        self.report.text(&format!("    {family}; real TCP connections and UDP datagrams, all at once, in {took} ms"))
+    }
+
+    /// Waits until the manifests are enforced, and shows what the agent could not take.
+    fn sync(&mut self, what: &str) -> Result<()> {
+        let Some(agent) = &self.agent else { return Ok(()) };
+        let begun = Instant::now();
+        let Settled { generation, endpoints, problems, .. } = agent.sync()?;
+        let took = begun.elapsed().as_millis();
+        let text = format!("{what} on {} pods after {took} ms (generation {generation})", endpoints.len());
+        self.report.done(&text, "settled", json!({"generation": generation, "milliseconds": took}))?;
+        for problem in &problems {
+            self.report.check(&format!("the agent refused something: {problem}"), false)?;
+        }
+        Ok(())
+    }
+
+    /// A few forbidden attempts, one after the other, and what the agent says of each.
+    fn drops(&mut self) -> Result<()> {
+        self.report.part("Forbidden attempts, and the agent's word on each as it happens")?;
+        let attempts = [
+            ("staging/intruder", "production/user-api", 8080),
+            ("production/job-runner", "production/postgresql", 5432),
+            ("monitoring/grafana", "production/user-api", 9090),
+            ("production/payment-service", METADATA, 443),
+        ];
+        // The agent bounds how many events it passes on; the table's drops have just used up some of them.
+        thread::sleep(Duration::from_millis(if self.agent.is_some() { 1000 } else { 0 }));
+        for (source, name, port) in attempts {
+            let target = Target { name: name.to_owned(), port, transport: Transport::Tcp };
+            let probe = self.shop.probe(source, &target, self.settings.ipv6)?;
+            let lines = self.agent.as_ref().map(|agent| agent.drops().clone()).unwrap_or_default();
+            let mark = lines.count();
+            let outcome = self.shop.node.probe(&probe)?;
+            self.report.check(&format!("{source} -> {target}: {outcome}"), outcome == Outcome::Silence)?;
+            self.show_drop(&lines, mark, source, port)?;
+        }
+        Ok(())
+    }
+
+    fn show_drop(&mut self, lines: &Lines, mark: usize, source: &str, port: u16) -> Result<()> {
+        let port = port.to_string();
+        let wanted = |line: &str| line.contains(source) && line.contains(&port) && line.contains("policy-denied");
+        match lines.wait_for(mark, DROP_LIMIT, wanted) {
+            Some(line) => self.report.agent_line(&line),
+            None => self.report.check("the agent reported the drop", false),
+        }
+    }
+
+    /// Two connections to the database; the policy keeps one of them.
+    fn revoke(&mut self) -> Result<()> {
+        self.report.part("A policy changes under two open connections to the database")?;
+        let target = Target { name: "production/postgresql".to_owned(), port: 5432, transport: Transport::Tcp };
+        let mut cut = self.open("production/user-api", &target)?;
+        let mut kept = self.open("production/payment-service", &target)?;
+        self.both_ways(&mut cut, "production/user-api", PATIENCE, true)?;
+        self.both_ways(&mut kept, "production/payment-service", PATIENCE, true)?;
+
+        let lines = self.agent.as_ref().map(|agent| agent.drops().clone()).unwrap_or_default();
+        let mark = lines.count();
+        let file = self.shop.put_change(CHANGE)?;
+        let text = fs::read_to_string(&file)?;
+        let about = text.lines().next().unwrap_or_default().trim_start_matches("# ");
+        self.report.done(&format!("    {CHANGE:32} {about}"), "change", json!({"file": CHANGE, "about": about}))?;
+        self.sync("changed")?;
+
+        self.both_ways(&mut cut, "production/user-api", CUT, false)?;
+        self.both_ways(&mut kept, "production/payment-service", PATIENCE, true)?;
+        match lines.wait_for(mark, DROP_LIMIT, |line| line.contains("flow-revoked")) {
+            Some(line) => self.report.agent_line(&line),
+            None => self.report.check("the agent reported the revoked connection", false),
+        }
+    }
+
+    fn open(&self, source: &str, target: &Target) -> Result<Connection> {
+        let probe = self.shop.probe(source, target, self.settings.ipv6)?;
+        Connection::open(&self.shop.node, &probe).context("an allowed connection could not be opened")
+    }
+
+    fn both_ways(&mut self, connection: &mut Connection, name: &str, limit: Duration, expected: bool) -> Result<()> {
+        // The server first: after a change it is the side that pushes to a client gone quiet.
+        for (side, what) in [(Side::Server, "hears the database"), (Side::Client, "is heard by the database")] {
+            let passes = connection.passes(&self.shop.node, side, limit)?;
+            let negation = if passes { "" } else { "no longer " };
+            self.report.check(&format!("{name} {negation}{what}"), passes == expected)?;
+        }
+        Ok(())
+    }
+
+    /// Streams drops until a signal ends the process (and removes everything).
+    fn keep(&self) -> Result<()> {
+        let run = self.shop.node.run();
+        let id = run.id();
+        self.report.part("Left up. Ctrl-C removes it")?;
+        let database = self.shop.node.address("production/postgresql", self.settings.ipv6)?;
+        let family = if self.settings.ipv6 { "-6" } else { "-4" };
+        let manifests = run.manifests();
+        let bpffs = run.bpffs();
+        for (line, about) in [
+            (
+                format!("ip netns exec {id}-production.job-runner nc {family} -vzw1 {database} 5432"),
+                "a forbidden attempt",
+            ),
+            (
+                format!("ip netns exec {id}-production.payment-service nc {family} -vzw1 {database} 5432"),
+                "an allowed one",
+            ),
+            (format!("ip netns exec {id}-production.user-api sh"), "a shell in a pod"),
+            (format!("ip netns exec {id}-node ip -br link"), "the node's interfaces"),
+            (format!("ls {}", bpffs.display()), "what the agent pinned"),
+            (format!("$EDITOR {}/{CHANGE}", manifests.display()), "a policy; the agent reads it when saved"),
+            (format!("rm {}/01-default-deny-all.yaml", manifests.display()), "without default deny"),
+        ] {
+            self.report.done(&format!("    # {about}\n    {line}"), "try", json!({"command": line, "about": about}))?;
+        }
+        self.report.text("\nDrops as they happen:")?;
+        let lines = self.agent.as_ref().map(|agent| agent.drops().clone()).unwrap_or_default();
+        let mut mark = lines.count();
+        loop {
+            for line in lines.since(mark) {
+                mark += 1;
+                self.report.agent_line(&line)?;
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+}

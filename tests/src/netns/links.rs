@@ -1,0 +1,133 @@
+//! Links, addresses and routes of one namespace, over rtnetlink.
+//!
+//! Only what a Flannel node has: a bridge, veth pairs across namespaces, addresses without duplicate detection (it would
+//! delay every IPv6 test by a second), routes.
+
+use std::net::IpAddr;
+use std::os::fd::AsRawFd;
+
+use anyhow::{Context, Result};
+use nix::net::if_::if_nametoindex;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
+use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkMessage};
+use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use tokio::runtime;
+
+use super::Namespace;
+
+/// One end of a veth pair.
+#[derive(Clone, Copy, Debug)]
+pub struct VethEnd<'a> {
+    /// Where this end lives.
+    pub namespace: &'a Namespace,
+    /// Interface name there.
+    pub name: &'a str,
+}
+
+/// A netlink socket in a namespace.
+#[derive(Debug)]
+pub struct Links<'a> {
+    namespace: &'a Namespace,
+    handle: Handle,
+}
+
+impl<'a> Links<'a> {
+    /// Opens a netlink socket in the namespace, served by `runtime`.
+    ///
+    /// # Errors
+    /// If the namespace cannot be entered or the socket not be made.
+    pub fn open(namespace: &'a Namespace, runtime: &runtime::Handle) -> Result<Self> {
+        let handle = namespace.enter(|| {
+            let _context = runtime.enter();
+            let (connection, handle, _messages) = rtnetlink::new_connection()?;
+            runtime.spawn(connection);
+            anyhow::Ok(handle)
+        })??;
+        Ok(Self { namespace, handle })
+    }
+
+    /// The index of an interface.
+    ///
+    /// # Errors
+    /// If there is none of this name.
+    pub fn index(&self, name: &str) -> Result<u32> {
+        self.namespace
+            .enter(|| if_nametoindex(name))?
+            .with_context(|| format!("no interface {name} in {}", self.namespace.name()))
+    }
+
+    /// Brings an interface up.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn up(&self, name: &str) -> Result<()> {
+        self.set(LinkUnspec::new_with_index(self.index(name)?).up().build())
+            .await
+            .with_context(|| format!("cannot bring {name} up"))
+    }
+
+    /// Makes a bridge with a fixed MAC address: one that followed its ports would change under the pods' ARP caches.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn add_bridge(&self, name: &str, mac: [u8; 6], mtu: u32) -> Result<()> {
+        let bridge = LinkBridge::new(name).address(mac.to_vec()).mtu(mtu).up().build();
+        self.handle.link().add(bridge).execute().await.with_context(|| format!("cannot make the bridge {name}"))
+    }
+
+    /// Makes a veth pair, `name` here and `peer` in its namespace; both ends stay down.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn add_veth(&self, name: &str, peer: VethEnd<'_>, mtu: u32) -> Result<()> {
+        let far = LinkMessageBuilder::<LinkUnspec>::default()
+            .name(peer.name)
+            .mtu(mtu)
+            .setns_by_fd(peer.namespace.fd().as_raw_fd())
+            .build();
+        let near = LinkVeth::new(name, peer.name).mtu(mtu).set_info_data(InfoData::Veth(InfoVeth::Peer(far))).build();
+        self.handle.link().add(near).execute().await.with_context(|| format!("cannot make the veth pair {name}"))
+    }
+
+    /// Makes `name` a port of the bridge as Flannel's plugins do (hairpin: a pod may come back to itself), and up.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn add_port(&self, bridge: &str, name: &str) -> Result<()> {
+        let (bridge, port) = (self.index(bridge)?, self.index(name)?);
+        self.set(LinkUnspec::new_with_index(port).controller(bridge).up().build()).await?;
+        self.set(LinkBridgePort::new(port).hairpin(true).build()).await.context("cannot set hairpin mode")
+    }
+
+    /// Removes an interface (for a veth, both ends).
+    ///
+    /// # Errors
+    /// If there is none of this name.
+    pub async fn delete(&self, name: &str) -> Result<()> {
+        self.handle.link().del(self.index(name)?).execute().await.with_context(|| format!("cannot remove {name}"))
+    }
+
+    /// Gives an interface an address that can be used at once.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn add_address(&self, name: &str, address: IpAddr, prefix: u8) -> Result<()> {
+        let mut request = self.handle.address().add(self.index(name)?, address, prefix);
+        request.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        request.execute().await.with_context(|| format!("cannot give {name} the address {address}/{prefix}"))
+    }
+
+    /// Routes everything of the gateway's family through it.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn add_default_route(&self, gateway: IpAddr) -> Result<()> {
+        let unspecified = if gateway.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+        let route = RouteMessageBuilder::<IpAddr>::new().destination_prefix(unspecified, 0)?.gateway(gateway)?.build();
+        self.handle.route().add(route).execute().await.with_context(|| format!("cannot route through {gateway}"))
+    }
+
+    async fn set(&self, message: LinkMessage) -> Result<()> {
+        Ok(self.handle.link().set(message).execute().await?)
+    }
+}

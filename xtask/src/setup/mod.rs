@@ -1,0 +1,131 @@
+//! `setup`: from a bare Debian machine with rustup to where everything builds and runs.
+//!
+//! An [`Item`] is something that must be there: it can be looked for, which is quick, and provided, which is not. Setup
+//! looks first and touches only what is missing; `--check` only looks, and prints the line to run. Nothing that is
+//! installed is removed or replaced. `demo`, `build` and `test` call [`ensure`], so that nobody has to know this command.
+
+mod linker;
+mod rust;
+mod system;
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use crate::shell;
+
+pub(crate) use self::rust::nightly;
+
+/// Options of `setup`.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Options {
+    /// Only report what is there and what is missing, with the line to run.
+    #[arg(long)]
+    check: bool,
+}
+
+/// What looking for an item found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// It is there; which one.
+    Ok(String),
+    /// It is missing: why, and the lines that provide it.
+    Missing {
+        /// What was looked for and how it fell short.
+        why: String,
+        /// What one would type.
+        lines: Vec<String>,
+    },
+    /// It is missing, and setup cannot provide it: why, and what to do.
+    Stuck(String),
+}
+
+/// Something that must be there.
+struct Item {
+    name: &'static str,
+    /// What it is for.
+    purpose: &'static str,
+    look: fn() -> State,
+    provide: fn() -> Result<()>,
+}
+
+/// In the order of need: each may use those before it.
+const ITEMS: &[Item] = &[
+    Item { name: "rustup", purpose: "runs two toolchains", look: rust::look_rustup, provide: cannot },
+    Item {
+        name: "nightly",
+        purpose: "compiles the BPF programs",
+        look: rust::look_nightly,
+        provide: rust::add_nightly,
+    },
+    Item { name: "rust-src", purpose: "core, for the BPF target", look: rust::look_source, provide: rust::add_source },
+    Item { name: "bpf-linker", purpose: "links them", look: linker::look, provide: linker::install },
+    Item { name: "iproute2", purpose: "to look around in the demo", look: system::look, provide: system::install },
+];
+
+/// Runs the command. True if everything is there at the end.
+pub(crate) fn run(options: Options) -> Result<bool> {
+    let mut good = true;
+    for item in ITEMS {
+        let state = if options.check { (item.look)() } else { look_or_provide(item)? };
+        good &= matches!(state, State::Ok(_));
+        print(item, &state);
+    }
+    let verdict = match (good, options.check) {
+        (true, _) => "everything is there",
+        (false, true) => "something is missing: cargo xtask setup provides what it can",
+        (false, false) => "something is missing and cannot be provided from here: see above",
+    };
+    shell::say(verdict);
+    Ok(good)
+}
+
+/// Provides what is missing, in silence if nothing is.
+///
+/// # Errors
+/// If something cannot be provided.
+pub(crate) fn ensure() -> Result<()> {
+    if missing()?.is_empty() || run(Options { check: false })? {
+        return Ok(());
+    }
+    bail!("the BPF toolchain is not complete: cargo xtask setup --check says what is missing")
+}
+
+/// Names of the items that are not there.
+pub(crate) fn missing() -> Result<Vec<&'static str>> {
+    Ok(ITEMS.iter().filter(|item| !matches!((item.look)(), State::Ok(_))).map(|item| item.name).collect())
+}
+
+/// Where tools are that need not be in `PATH`: our own, and cargo's.
+pub(crate) fn tool_directories() -> Vec<PathBuf> {
+    let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let cargo_home = cargo_home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
+    [Some(linker::own_root()), cargo_home].into_iter().flatten().map(|root| root.join("bin")).collect()
+}
+
+fn look_or_provide(item: &Item) -> Result<State> {
+    let state = (item.look)();
+    let State::Missing { why, .. } = &state else { return Ok(state) };
+    shell::say(&format!("{}: {why}", item.name));
+    if let Err(error) = (item.provide)() {
+        shell::say(&format!("{}: {error:#}", item.name));
+    }
+    Ok((item.look)())
+}
+
+fn print(item: &Item, state: &State) {
+    let Item { name, purpose, .. } = item;
+    match state {
+        State::Ok(which) => shell::say(&format!("ok       {name:11} {which}")),
+        State::Missing { why, lines } => {
+            shell::say(&format!("missing  {name:11} {purpose}: {why}"));
+            lines.iter().for_each(|line| shell::say(&format!("             run: {line}")));
+        }
+        State::Stuck(why) => shell::say(&format!("missing  {name:11} {purpose}: {why}")),
+    }
+}
+
+fn cannot() -> Result<()> {
+    bail!("this cannot be installed from here")
+}
