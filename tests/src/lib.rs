@@ -1,1 +1,6 @@
-//! x
+//! Judges and harnesses of netpol: the naive oracle, the conformance suites, and one harness for each test level.
+
+pub mod judge;
+pub mod npconf;
+pub mod oracle;
+pub mod replay;
