@@ -4,6 +4,8 @@
 //! No policy meaning here. Judges: [`crate::oracle::Oracle`] and the compiler with the classifier
 //! ([`crate::replica::Replica`]).
 
+#![expect(clippy::indexing_slicing, reason = "reading a JSON value by a field that it lacks gives null")]
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;

@@ -215,6 +215,14 @@ impl Suite {
         Ok(suite)
     }
 
+    /// Reads a suite of `tests/corpora` by its file name without `.json`.
+    ///
+    /// # Errors
+    /// As [`Suite::read`].
+    pub fn committed(name: &str) -> anyhow::Result<Self> {
+        Self::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("corpora").join(format!("{name}.json")))
+    }
+
     /// The plans that a case runs under.
     #[must_use]
     pub fn plans_of<'a>(&'a self, case: &'a Case) -> Vec<&'a str> {
