@@ -23,6 +23,8 @@ use crate::judge::{Objects, Probe, Protocol, Side};
 
 /// Namespaces of every scene.
 pub const NAMESPACES: [&str; 3] = ["x", "y", "z"];
+/// The same, each as often as a pod or policy should be in it: most meet in one.
+const CROWDED: [&str; 6] = ["x", "x", "x", "y", "y", "z"];
 /// Label keys of pods and of namespaces; one is common, so that a selector that looks at the wrong object is noticed.
 const POD_KEYS: [&str; 2] = ["pod", "tier"];
 const NAMESPACE_KEYS: [&str; 2] = ["ns", "tier"];

@@ -3,6 +3,8 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use netpol_tests::generate::{Sharing, scene};
 use netpol_tests::judge::Judge;
 use netpol_tests::oracle::Oracle;
@@ -28,4 +30,30 @@ fn random_scenes_show_every_fault() {
         })
         .unwrap();
     assert_eq!(*unseen.borrow(), BTreeSet::new());
+}
+
+/// Legal objects only, and both answers often: a judge that always says the same must fail soon.
+#[test]
+fn random_scenes_are_legal_and_undecided() {
+    let counts = RefCell::new((0_usize, 0_usize));
+    runner(300)
+        .run(&scene(Sharing::Never), |scene| {
+            for (_, object) in scene.objects.of("NetworkPolicy") {
+                serde_json::from_value::<NetworkPolicy>(object.clone()).unwrap();
+            }
+            for (_, object) in scene.objects.of("Pod") {
+                serde_json::from_value::<Pod>(object.clone()).unwrap();
+            }
+            let mut oracle = Oracle::default();
+            oracle.change(&scene.objects.creation()).unwrap();
+            let probes = scene.probes();
+            let allowed = probes.iter().filter(|probe| oracle.judge(probe).allowed()).count();
+            let mut counts = counts.borrow_mut();
+            *counts = (counts.0 + allowed, counts.1 + probes.len());
+            Ok(())
+        })
+        .unwrap();
+    let (allowed, all) = *counts.borrow();
+    println!("{allowed} of {all} probes are allowed");
+    assert!(allowed * 10 > all * 3 && allowed * 10 < all * 8, "{allowed} of {all} probes are allowed");
 }

@@ -9,7 +9,7 @@ use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::sample::select;
 use serde_json::{Value, json};
 
-use super::{NAMESPACES, POD_KEYS, PORTS, labels};
+use super::{CROWDED, POD_KEYS, PORTS, labels};
 use crate::judge::Objects;
 
 /// Whether two live pods may claim one address.
@@ -64,7 +64,7 @@ pub(super) fn pod(sharing: Sharing) -> impl Strategy<Value = PodDraft> {
         1 => Just(Kind::WithoutAddress)
     ];
     let families = prop_oneof![3 => Just((true, true)), 1 => Just((true, false)), 1 => Just((false, true))];
-    (select(&NAMESPACES[..]), labels(POD_KEYS), 1..=2_u8, kind, families, 1..=8_u8, ports()).prop_map(
+    (select(&CROWDED[..]), labels(POD_KEYS), 1..=2_u8, kind, families, 1..=8_u8, ports()).prop_map(
         move |(namespace, labels, node, kind, (ipv4, ipv6), wanted, ports)| PodDraft {
             namespace,
             labels,

@@ -8,10 +8,10 @@ use proptest::prelude::{BoxedStrategy, Just, Strategy, any, prop_oneof};
 use proptest::sample::{Index, select};
 use serde_json::{Value, json};
 
-use super::{NAMESPACE_KEYS, NAMESPACES, OUTSIDE, POD_KEYS, PORTS, VALUES, around, object_of, pods};
+use super::{CROWDED, NAMESPACE_KEYS, NAMESPACES, OUTSIDE, POD_KEYS, PORTS, VALUES, around, object_of, pods};
 
 pub(super) fn policies() -> impl Strategy<Value = Vec<Value>> {
-    vec(policy(), 0..=4).prop_map(|policies| {
+    vec(policy(), 0..=6).prop_map(|policies| {
         let named = policies.into_iter().enumerate();
         named.map(|(number, (namespace, spec))| policy_object(namespace, &format!("np{number}"), &spec)).collect()
     })
@@ -19,7 +19,7 @@ pub(super) fn policies() -> impl Strategy<Value = Vec<Value>> {
 
 /// A policy's namespace and spec.
 pub(super) fn policy() -> impl Strategy<Value = (&'static str, Value)> {
-    (select(&NAMESPACES[..]), spec())
+    (select(&CROWDED[..]), spec())
 }
 
 pub(super) fn policy_object(namespace: &str, name: &str, spec: &Value) -> Value {
