@@ -1,5 +1,7 @@
 //! netpol's judges and harnesses.
 //!
+//! - `oracle`, `npconf`, `judge`, `replay`: the naive oracle, the conformance suites as data, and who is asked about them.
+//! - `generate`, `property`, `frame`: random clusters and histories, their properties, and packets as bytes.
 //! - `netns`, `node`, `servers`, `probe`, `connection`, `agent`: a node made of network namespaces, real servers and clients in
 //!   its pods, the real agent beside them.
 //! - `table`: reachability tables, as written by hand and as measured.
@@ -8,10 +10,17 @@
 pub mod agent;
 pub mod connection;
 pub mod demo;
+pub mod frame;
+pub mod generate;
+pub mod judge;
 pub mod manifests;
 pub mod netns;
 pub mod node;
+pub mod npconf;
+pub mod oracle;
 pub mod probe;
+pub mod property;
+pub mod replay;
 pub mod servers;
 pub mod shop;
 pub mod table;
