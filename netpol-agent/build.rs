@@ -15,7 +15,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             let path = PathBuf::from(path);
             println!("cargo::rerun-if-changed={}", path.display());
             fs::copy(&path, &embedded).map_err(|error| {
-                format!("cannot embed the BPF object {} ({OBJECT}): {error}; build it with `cargo xtask build-ebpf`", path.display())
+                format!(
+                    "cannot embed the BPF object {} ({OBJECT}): {error}; build it with `cargo xtask build-ebpf`",
+                    path.display()
+                )
             })?;
         }
         None => fs::write(&embedded, [])?,

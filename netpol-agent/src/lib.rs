@@ -11,6 +11,7 @@
 
 pub mod cluster;
 pub mod datapath;
+pub mod node;
 pub mod policy;
 pub mod problem;
 pub mod source;

@@ -230,12 +230,13 @@ impl Hooks {
     }
 
     fn create_link(&self, ifindex: u32, hook: Hook) -> Result<(), AttachError> {
-        let link = sys::tcx_attach_first(self.programs.at(hook).fd.as_fd(), ifindex, hook).map_err(|error| {
-            match error.raw_os_error() {
-                Some(libc::EINVAL) => AttachError::NoTcx { ifindex, hook },
-                _ => refused("attach", ifindex, hook)(error),
-            }
-        })?;
+        let link =
+            sys::tcx_attach_first(self.programs.at(hook).fd.as_fd(), ifindex, hook).map_err(|error| {
+                match error.raw_os_error() {
+                    Some(libc::EINVAL) => AttachError::NoTcx { ifindex, hook },
+                    _ => refused("attach", ifindex, hook)(error),
+                }
+            })?;
         // Unpinned, the link would end with this process; on failure it ends here.
         sys::pin(link.as_fd(), &self.pins.link(ifindex, hook)).map_err(refused("pin the link of", ifindex, hook))
     }
@@ -246,7 +247,11 @@ impl Hooks {
         if tc::add_clsact(ifindex).map_err(refused("add the clsact qdisc for", ifindex, first))? {
             let mark = self.pins.clsact_mark(ifindex);
             self.pins.remove(&mark)?;
-            sys::pin(self.programs.at(first).fd.as_fd(), &mark).map_err(refused("mark the qdisc of", ifindex, first))?;
+            sys::pin(self.programs.at(first).fd.as_fd(), &mark).map_err(refused(
+                "mark the qdisc of",
+                ifindex,
+                first,
+            ))?;
         }
         for hook in HOOKS {
             match tc::own_filter(ifindex, hook).map_err(refused("look for the filter of", ifindex, hook))? {

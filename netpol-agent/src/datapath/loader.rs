@@ -33,7 +33,9 @@ const VERIFIER_LINES: usize = 30;
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The agent was built without the BPF object.
-    #[error("this netpol-agent was built without its BPF programs and enforces nothing; build it with `cargo xtask build`")]
+    #[error(
+        "this netpol-agent was built without its BPF programs and enforces nothing; build it with `cargo xtask build`"
+    )]
     Stub,
     /// The pin directory cannot be used.
     #[error(transparent)]
@@ -206,12 +208,7 @@ pub fn open(options: &LoadOptions) -> Result<Datapath, LoadError> {
 ///
 /// # Errors
 /// If the object is not a BPF object of ours or the kernel refuses a map.
-pub fn load_object(
-    object: &[u8],
-    config: &Config,
-    sizing: &Sizing,
-    pins: Option<&PinDir>,
-) -> Result<Ebpf, LoadError> {
+pub fn load_object(object: &[u8], config: &Config, sizing: &Sizing, pins: Option<&PinDir>) -> Result<Ebpf, LoadError> {
     let config = Config { slots: sizing.slots, ..*config };
     let mut loader = EbpfLoader::new();
     loader.override_global(map::CONFIG, &config, true);

@@ -32,13 +32,17 @@ pub enum PinError {
         found: String,
     },
     /// Another agent holds the lock.
-    #[error("another netpol-agent uses {path}; stop it first, or give this one a BPF file system of its own with --bpffs")]
+    #[error(
+        "another netpol-agent uses {path}; stop it first, or give this one a BPF file system of its own with --bpffs"
+    )]
     Locked {
         /// The locked directory.
         path: PathBuf,
     },
     /// An operation in the directory failed.
-    #[error("cannot {operation} {path}: {source}; the agent needs to own this directory and a writable BPF file system")]
+    #[error(
+        "cannot {operation} {path}: {source}; the agent needs to own this directory and a writable BPF file system"
+    )]
     Io {
         /// What was tried.
         operation: &'static str,

@@ -66,9 +66,9 @@ impl KernelStore {
         let words: Array<MapData, PolicyWord> = pinned.open(map::POLICY_WORDS)?;
         let length = words.len();
         let path = pins.map(map::POLICY_WORDS);
-        let words = pinned
-            .data(map::POLICY_WORDS)
-            .and_then(|data| MappedWords::new(data.fd().as_fd(), length).map_err(|source| OpenError { path, source }))?;
+        let words = pinned.data(map::POLICY_WORDS).and_then(|data| {
+            MappedWords::new(data.fd().as_fd(), length).map_err(|source| OpenError { path, source })
+        })?;
         Ok(Self {
             endpoints: pinned.open(map::ENDPOINTS)?,
             endpoints_far: pinned.open(map::ENDPOINTS_FAR)?,
@@ -186,12 +186,8 @@ impl KernelStore {
     fn write_cidr(&mut self, block: IpNet, identity: u32) -> Stored {
         let operation = || format!("give block {block} the identity {identity}");
         match block {
-            IpNet::V4(v4) => {
-                maps::stored(map::CIDR_V4, operation, self.cidr_v4.insert(&prefix_v4(v4), identity, 0))
-            }
-            IpNet::V6(v6) => {
-                maps::stored(map::CIDR_V6, operation, self.cidr_v6.insert(&prefix_v6(v6), identity, 0))
-            }
+            IpNet::V4(v4) => maps::stored(map::CIDR_V4, operation, self.cidr_v4.insert(&prefix_v4(v4), identity, 0)),
+            IpNet::V6(v6) => maps::stored(map::CIDR_V6, operation, self.cidr_v6.insert(&prefix_v6(v6), identity, 0)),
         }
     }
 

@@ -160,8 +160,7 @@ pub(super) fn tcx_attach_first(program: BorrowedFd<'_>, ifindex: u32, hook: Hook
 
 /// Makes `link` run `program` from now on; no packet sees neither. `ENOLINK` if its interface is gone.
 pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
-    let mut attributes =
-        LinkUpdate { link_fd: number(link), new_prog_fd: number(program), ..LinkUpdate::default() };
+    let mut attributes = LinkUpdate { link_fd: number(link), new_prog_fd: number(program), ..LinkUpdate::default() };
     bpf(BPF_LINK_UPDATE, &mut attributes).map(drop)
 }
 
@@ -227,7 +226,10 @@ pub(super) struct MappedWords {
     length: usize,
 }
 
-#[expect(unsafe_code, reason = "a raw pointer makes the type neither; the memory is shared and only accessed atomically")]
+#[expect(
+    unsafe_code,
+    reason = "a raw pointer makes the type neither; the memory is shared and only accessed atomically"
+)]
 // SAFETY: the mapping lives until drop, wherever that runs, and every access goes through an `AtomicU64`.
 unsafe impl Send for MappedWords {}
 #[expect(unsafe_code, reason = "as for `Send`")]

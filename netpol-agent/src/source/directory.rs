@@ -79,7 +79,10 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, Unreadable> {
 }
 
 fn is_gone(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::StaleNetworkFileHandle)
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::StaleNetworkFileHandle
+    )
 }
 
 fn read_once(path: &Path) -> Result<String, Unreadable> {

@@ -92,12 +92,8 @@ impl ManifestSource {
     pub fn load(dir: &Path) -> Result<(Self, Changes), SourceError> {
         let error = |source| SourceError::Directory { dir: dir.to_owned(), source };
         directory::list(dir).map_err(error)?;
-        let mut source = Self {
-            dir: dir.to_owned(),
-            hasher: RandomState::new(),
-            files: BTreeMap::new(),
-            in_force: BTreeMap::new(),
-        };
+        let mut source =
+            Self { dir: dir.to_owned(), hasher: RandomState::new(), files: BTreeMap::new(), in_force: BTreeMap::new() };
         let changes = source.reload();
         Ok((source, changes))
     }

@@ -31,11 +31,7 @@ pub struct WatchOptions {
 
 impl Default for WatchOptions {
     fn default() -> Self {
-        Self {
-            quiet: Duration::from_millis(50),
-            patience: Duration::from_millis(500),
-            rescan: Duration::from_secs(2),
-        }
+        Self { quiet: Duration::from_millis(50), patience: Duration::from_millis(500), rescan: Duration::from_secs(2) }
     }
 }
 

@@ -19,7 +19,9 @@ fn without_numbers(desired: &DesiredDatapath, provenance: &Provenance) -> Vec<St
         words.join(" & ")
     };
     let tables = &desired.tables;
-    let set = |field: u16| tables.port_sets.get(&field).map_or(format!("{field}"), |bits| format!("{:?}", ports(bits.as_slice())));
+    let set = |field: u16| {
+        tables.port_sets.get(&field).map_or(format!("{field}"), |bits| format!("{:?}", ports(bits.as_slice())))
+    };
     let mut lines: Vec<String> = Vec::new();
     lines.extend(tables.addresses.iter().map(|(address, id)| format!("{address}: {}", identity(*id))));
     lines.extend(tables.cidrs.iter().map(|(region, id)| format!("{region}: {}", identity(*id))));

@@ -47,12 +47,8 @@ pub(super) fn head(
     };
     let name = name(report, kind, meta, effect)?;
     let namespace = namespace(report, kind, meta, effect)?.unwrap_or_else(|| name.clone());
-    let mut head = Head {
-        key: ObjectKey::new(&namespace, &name),
-        labels: Labels::new(),
-        uid: String::new(),
-        sound: true,
-    };
+    let mut head =
+        Head { key: ObjectKey::new(&namespace, &name), labels: Labels::new(), uid: String::new(), sound: true };
     report.name(head.reference(kind).to_string());
     unknown_fields(report, kind, meta, &mut head, effect)?;
     // Labels of policies and services are nobody's business.

@@ -138,7 +138,8 @@ fn read(origin: &str, place: &str, value: &Value, listed: Option<Kind>, items: &
             None => push(Identity::Unknown, Outcome::Refused, report),
         },
         Class::OtherVersion(kind) => {
-            let message = format!("{} is not supported; use {}", quote(&meta.api_version), kind.type_meta().api_version);
+            let message =
+                format!("{} is not supported; use {}", quote(&meta.api_version), kind.type_meta().api_version);
             let identity = match head(&mut Report::new("", String::new()), kind, object, SKIPPED) {
                 Ok(head) => {
                     report.name(head.reference(kind).to_string());

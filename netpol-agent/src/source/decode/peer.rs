@@ -36,7 +36,8 @@ pub(super) fn peer(report: &mut Report, path: &str, value: &Value) -> Option<Pee
         (false, Some(block)) => ip_block(report, &child(path, "ipBlock"), block).map(Peer::IpBlock),
         (true, None) => selectors(report, path, fields),
         (false, None) if usable => {
-            let message = "empty peer; use podSelector, namespaceSelector or ipBlock, or leave out the list for everyone";
+            let message =
+                "empty peer; use podSelector, namespaceSelector or ipBlock, or leave out the list for everyone";
             report.refuse(path, message, NOBODY);
             None
         }
@@ -118,7 +119,8 @@ fn block(report: &mut Report, path: &str, text: &str) -> Option<IpNet> {
     }
     let whole = net.trunc();
     if whole != net {
-        let message = format!("{net} has bits set beyond its prefix; write {whole}, or {}/{}", net.addr(), net.max_prefix_len());
+        let message =
+            format!("{net} has bits set beyond its prefix; write {whole}, or {}/{}", net.addr(), net.max_prefix_len());
         report.note(path, message, format!("the block is {whole}"));
     }
     Some(whole)

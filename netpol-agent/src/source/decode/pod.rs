@@ -24,8 +24,17 @@ const METADATA_NAME: &str = "kubernetes.io/metadata.name";
 
 /// The fields below spec and status that are read; what looks like a slip of one refuses the pod.
 const READ: [&str; 11] = [
-    "spec", "status", "hostNetwork", "nodeName", "containers", "initContainers", "restartPolicy", "ports", "podIP",
-    "podIPs", "phase",
+    "spec",
+    "status",
+    "hostNetwork",
+    "nodeName",
+    "containers",
+    "initContainers",
+    "restartPolicy",
+    "ports",
+    "podIP",
+    "podIPs",
+    "phase",
 ];
 
 /// Reads a pod; `None` if it cannot be taken at all.
@@ -59,7 +68,9 @@ fn addresses(report: &mut Report, status: &PodStatus) -> Vec<IpAddr> {
     let listed = listed.iter().enumerate().map(|(at, entry)| (index("status.podIPs", at), entry.ip.as_str()));
     let mut given: Vec<(String, &str)> = listed.collect();
     if given.is_empty() {
-        given.extend(status.pod_ip.as_deref().map(|ip| ("status.podIP".to_owned(), ip)).filter(|(_, ip)| !ip.is_empty()));
+        given.extend(
+            status.pod_ip.as_deref().map(|ip| ("status.podIP".to_owned(), ip)).filter(|(_, ip)| !ip.is_empty()),
+        );
     }
     let mut addresses: Vec<IpAddr> = Vec::new();
     for (path, text) in given {

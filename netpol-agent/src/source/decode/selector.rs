@@ -14,7 +14,8 @@ use crate::cluster::model::{Requirement, Selector};
 
 const FIELDS: [&str; 2] = ["matchLabels", "matchExpressions"];
 const OPERATORS: [&str; 4] = ["In", "NotIn", "Exists", "DoesNotExist"];
-const KEY_SYNTAX: &str = "a label key is an optional DNS prefix and '/', then at most 63 letters, digits, '-', '_', '.'";
+const KEY_SYNTAX: &str =
+    "a label key is an optional DNS prefix and '/', then at most 63 letters, digits, '-', '_', '.'";
 const VALUE_SYNTAX: &str = "a label value is at most 63 letters, digits, '-', '_', '.', a letter or digit at both ends";
 
 /// A selector as far as it could be read.

@@ -17,9 +17,8 @@ pub(super) const NO_SERVICE: &str = "the service is not known: egress to its add
 const NO_ADDRESS: &str = "egress to this address is judged by the address, not by the backend";
 const NO_PORT: &str = "egress to this port is judged by the service's address, not by the backend";
 
-const READ: [&str; 10] = [
-    "spec", "status", "type", "clusterIP", "clusterIPs", "externalIPs", "ports", "loadBalancer", "ingress", "ipMode",
-];
+const READ: [&str; 10] =
+    ["spec", "status", "type", "clusterIP", "clusterIPs", "externalIPs", "ports", "loadBalancer", "ingress", "ipMode"];
 
 /// Reads a service; `None` if it cannot be taken at all.
 pub(super) fn service(report: &mut Report, head: Head, object: &Map<String, Value>) -> Option<Service> {
@@ -76,7 +75,11 @@ fn list<'s>(path: &str, items: Option<&'s [String]>) -> Vec<(String, &'s str)> {
 fn note_addressless(report: &mut Report, spec: &ServiceSpec, addresses: &[IpAddr]) {
     let headless = spec.cluster_ip.as_deref() == Some("None") || spec.type_.as_deref() == Some("ExternalName");
     if addresses.is_empty() && !headless && !report.refused() {
-        report.note("spec.clusterIPs", "the service has no address", "none: pods reach its backends by their own addresses");
+        report.note(
+            "spec.clusterIPs",
+            "the service has no address",
+            "none: pods reach its backends by their own addresses",
+        );
     }
 }
 

@@ -1,0 +1,28 @@
+//! What the node looks like, as a value: what `node` sees through netlink and the pipeline joins with the cluster's pods.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// An interface that a pod is behind, or may be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodInterface {
+    /// Interface index of the host's end.
+    pub ifindex: u32,
+    /// Its name.
+    pub name: String,
+    /// MAC address of the pod's end; none until it was heard of.
+    pub mac: Option<[u8; 6]>,
+    /// Wanted addresses that were found behind it.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+/// The node at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeView {
+    /// The node's own addresses, loopback ones left out.
+    pub own_addresses: BTreeSet<IpAddr>,
+    /// Interfaces of pods by index.
+    pub interfaces: BTreeMap<u32, PodInterface>,
+    /// Wanted addresses that are still being looked for.
+    pub unresolved: BTreeSet<IpAddr>,
+}
