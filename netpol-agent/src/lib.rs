@@ -9,9 +9,16 @@
 //!
 //! Start at `pipeline`, the one module that joins two stages.
 
+pub mod check;
+pub mod cli;
 pub mod cluster;
 pub mod datapath;
+pub mod endpoints;
+pub mod enforcer;
+pub mod flow;
 pub mod node;
+pub mod observe;
+pub mod pipeline;
 pub mod policy;
 pub mod problem;
 pub mod source;

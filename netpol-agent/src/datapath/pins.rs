@@ -118,6 +118,14 @@ impl PinDir {
         }
     }
 
+    /// The lock, if there is anything to lock.
+    ///
+    /// # Errors
+    /// As [`Self::lock`].
+    pub fn lock_if_present(&self) -> Result<Option<PinLock>, PinError> {
+        if self.root.exists() { self.lock().map(Some) } else { Ok(None) }
+    }
+
     /// Directory of the map pins.
     #[must_use]
     pub fn maps(&self) -> PathBuf {

@@ -111,6 +111,28 @@ impl KernelStore {
         }
     }
 
+    /// The endpoint of an interface, if it has one.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn endpoint(&self, ifindex: u32) -> Result<Option<Endpoint>, StoreError> {
+        let found = if ifindex < self.endpoints.len() {
+            self.endpoints.get(&ifindex, 0).map(Some)
+        } else {
+            match self.endpoints_far.get(&ifindex, 0) {
+                Err(aya::maps::MapError::KeyNotFound) => Ok(None),
+                other => other.map(Some),
+            }
+        };
+        let map = if ifindex < self.endpoints.len() { map::ENDPOINTS } else { map::ENDPOINTS_FAR };
+        let found = found.map_err(|error| StoreError {
+            operation: format!("read the endpoint of interface {ifindex}"),
+            map,
+            source: std::io::Error::other(error),
+        })?;
+        Ok(found.filter(|endpoint| !endpoint.is_absent()))
+    }
+
     /// Removes the endpoint of an interface; absent is fine. Detach the hooks first: a hook without endpoint drops.
     ///
     /// # Errors

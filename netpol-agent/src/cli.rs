@@ -1,0 +1,162 @@
+//! Flags of `netpol-agent`: what is typed, its help and its checks. Start at [`Cli`].
+
+use std::path::PathBuf;
+use std::str::FromStr as _;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::datapath::apply::OnFailure;
+use crate::datapath::attach::AttachMode;
+use crate::flow::sink::Format;
+
+/// Everything is in order.
+pub const EXIT_OK: u8 = 0;
+/// Something failed; the message says what.
+pub const EXIT_FAILURE: u8 = 1;
+/// `run --check` found input that is not taken as written.
+pub const EXIT_PROBLEMS: u8 = 3;
+
+/// Makes Kubernetes NetworkPolicy real on this node.
+///
+/// Exit codes: 0 all well, 1 a failure (the message says of what), 2 wrong usage, 3 `run --check` found problems.
+#[derive(Debug, Parser)]
+#[command(name = "netpol-agent", version, max_term_width = 110, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Enforce policies until told to stop; what is enforced stays in force after that.
+    ///
+    /// Drops are printed to standard output, the log goes to standard error (RUST_LOG sets its level). Send SIGTERM or
+    /// press Ctrl-C to stop: programs and maps stay pinned and go on enforcing; `netpol-agent cleanup` removes them.
+    Run(Box<RunArgs>),
+    /// Remove everything of netpol from this node: programs, maps, pins. Traffic is no longer policed afterwards.
+    Cleanup(CleanupArgs),
+    /// Print a completion script for a shell, e.g. `netpol-agent completions bash > /etc/bash_completion.d/netpol-agent`.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Flags of `run`.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// Directory of YAML or JSON manifests (Pods with status.podIPs, Namespaces, NetworkPolicies, Services, Lists); it is
+    /// read again whenever something in it changes.
+    #[arg(long, value_name = "DIR")]
+    pub manifests: PathBuf,
+
+    /// Only read and compile the manifests, say what is wrong with them and what they come to, and end. Needs no
+    /// privilege and touches nothing.
+    #[arg(long)]
+    pub check: bool,
+
+    /// How drops (and the report of --check) are printed.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+
+    /// Mount point of the BPF file system, where programs and maps are pinned.
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
+
+    /// Unix socket for requests such as {"request":"status"}.
+    #[arg(long, value_name = "PATH", default_value = "/run/netpol/netpol.sock")]
+    pub socket: PathBuf,
+
+    /// Name of this node: pods whose spec.nodeName is another one are not looked for here. Without it every pod's address
+    /// is looked for.
+    #[arg(long, value_name = "NAME", default_value = "", env = "NODE_NAME")]
+    pub node: String,
+
+    /// Names of the host ends of pods' veth pairs; `*` stands for anything. Repeat or separate by commas.
+    #[arg(long, value_name = "GLOB", value_delimiter = ',', default_value = "veth*")]
+    pub pod_interfaces: Vec<String>,
+
+    /// How programs are attached: TCX (kernel 6.6 and up), clsact, or the first that the kernel has.
+    #[arg(long, value_name = "auto|tcx|clsact", default_value = "auto", value_parser = AttachMode::from_str)]
+    pub attach: AttachMode,
+
+    /// What happens to the traffic of a pod interface whose pod is not known (yet).
+    #[arg(long, value_enum, default_value_t)]
+    pub pending_pods: Pending,
+
+    /// What happens to pods for which a tightening could not be written to the kernel: deny all of that direction, or keep
+    /// the old policy.
+    #[arg(long, value_enum, default_value_t = FailureMode::Deny)]
+    pub on_apply_failure: FailureMode,
+
+    /// Most pods on this node; each has a slot in the maps and in the packet mark.
+    #[arg(long, value_name = "N", default_value_t = 255, value_parser = clap::value_parser!(u16).range(1..=4095))]
+    pub max_pods: u16,
+
+    /// Bits of the packet mark that netpol may use for the slot of the pod that a packet comes from (contiguous, hexadecimal
+    /// with 0x). Others must not use them: kube-proxy has 0xc000, Tailscale 0xff0000.
+    #[arg(long, value_name = "MASK", default_value = "0xff000000", value_parser = parse_mask)]
+    pub mark_mask: u32,
+
+    /// Drop TCP packets in mid-stream that belong to no known connection even where policy would allow a new one.
+    #[arg(long)]
+    pub strict_tcp: bool,
+
+    /// Judge pods' traffic to their own node like any other. Breaks hostNetwork backends, node-local DNS and the kubelet's
+    /// services for isolated pods unless policies allow them.
+    #[arg(long)]
+    pub enforce_own_node: bool,
+
+    /// Do not check that pods send only from their own addresses. Policies can then be walked around by any pod with
+    /// CAP_NET_RAW.
+    #[arg(long)]
+    pub allow_any_source: bool,
+}
+
+/// Flags of `cleanup`.
+#[derive(Clone, Debug, Args)]
+pub struct CleanupArgs {
+    /// Mount point of the BPF file system.
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
+}
+
+/// What an unknown pod may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Pending {
+    /// Nothing but ARP and neighbour discovery.
+    #[default]
+    Deny,
+    /// Everything.
+    Allow,
+}
+
+/// What becomes of pods when a tightening fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FailureMode {
+    /// Deny.
+    Deny,
+    /// Keep the old policy.
+    Keep,
+}
+
+impl From<FailureMode> for OnFailure {
+    fn from(mode: FailureMode) -> Self {
+        match mode {
+            FailureMode::Deny => Self::Deny,
+            FailureMode::Keep => Self::Keep,
+        }
+    }
+}
+
+fn parse_mask(text: &str) -> Result<u32, String> {
+    let digits = text.strip_prefix("0x").ok_or_else(|| format!("{text:?} does not begin with 0x"))?;
+    let mask = u32::from_str_radix(digits, 16).map_err(|error| format!("{text:?} is no 32-bit mask: {error}"))?;
+    let shifted = if mask == 0 { 0 } else { mask >> mask.trailing_zeros() };
+    if shifted == 0 || shifted & shifted.wrapping_add(1) != 0 {
+        return Err(format!("{text} has no bits, or gaps between them; give contiguous bits such as 0xff000000"));
+    }
+    Ok(mask)
+}

@@ -1,0 +1,318 @@
+//! Joins compiler, maps and hooks: takes cluster events and views of the node, and makes the datapath follow.
+//!
+//! Order, as nothing may open in between (design §3.8): a slot's policy word before its endpoint, the endpoint before the
+//! hooks; hooks off before the endpoint goes.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use netpol_common::abi::{AddressRole, Endpoint};
+
+use crate::cluster::ClusterState;
+use crate::cluster::model::{ClusterEvent, Pod};
+use crate::cluster::state::is_live;
+use crate::datapath::apply::Applier;
+use crate::datapath::attach::{AttachError, Hooks};
+use crate::datapath::desired::Touched;
+use crate::datapath::store::KernelStore;
+use crate::endpoints::{Endpoints, Local};
+use crate::node::view::NodeView;
+use crate::policy::{Compiler, Provenance};
+use crate::problem::{Problem, Severity};
+
+/// The datapath of this node and what it follows.
+pub struct Enforcer {
+    compiler: Compiler,
+    applier: Applier,
+    store: KernelStore,
+    hooks: Hooks,
+    endpoints: Endpoints,
+    /// Endpoints as they are in the maps, with hooks attached.
+    attached: BTreeMap<u32, Endpoint>,
+    /// What could not be attached or written, by interface.
+    failed: BTreeMap<u32, Problem>,
+    apply_problems: Vec<Problem>,
+    /// Compiled, not applied yet.
+    compiled: Touched,
+    /// Something has been applied since the start.
+    started: bool,
+    generation: u64,
+}
+
+/// Parts that an [`Enforcer`] is made of.
+pub struct Parts {
+    /// Compiles policies; knows the numbers in use.
+    pub compiler: Compiler,
+    /// Knows what is in the maps.
+    pub applier: Applier,
+    /// The maps.
+    pub store: KernelStore,
+    /// The programs.
+    pub hooks: Hooks,
+    /// Slots, with those that an earlier agent left.
+    pub endpoints: Endpoints,
+}
+
+/// How a local pod fares, for status.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct EndpointStatus {
+    /// `namespace/name`, or empty while nobody knows.
+    pub pod: String,
+    /// Slot.
+    pub slot: u16,
+    /// Interface of the host's end.
+    pub interface: String,
+    /// `enforced`, `pending` or `failed`.
+    pub state: &'static str,
+}
+
+impl Enforcer {
+    /// Joins the parts.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let Parts { compiler, applier, store, hooks, endpoints } = parts;
+        Self {
+            compiler,
+            applier,
+            store,
+            hooks,
+            endpoints,
+            attached: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            apply_problems: Vec::new(),
+            compiled: Touched::default(),
+            started: false,
+            generation: 0,
+        }
+    }
+
+    /// Takes events in; [`Self::enforce`] carries them out.
+    pub fn take(&mut self, events: impl IntoIterator<Item = ClusterEvent>) {
+        for event in events {
+            self.compiler.apply(event);
+            self.generation += 1;
+        }
+    }
+
+    /// Makes the datapath follow the cluster and the node.
+    pub fn enforce(&mut self, view: &NodeView) {
+        // New interfaces are held before anything else is looked at.
+        self.follow(view);
+        self.hold_new();
+        self.run_steps();
+        // The steps may have brought pods to the cluster state that are behind interfaces seen before.
+        self.follow(view);
+        self.run_steps();
+        self.write_endpoints();
+        self.write_own_addresses(view);
+    }
+
+    /// Joins the view with the pods, and takes down what is gone.
+    fn follow(&mut self, view: &NodeView) {
+        let state = self.compiler.state();
+        let gone = self.endpoints.follow(view, |address| own_pod_at(state, address));
+        for local in gone {
+            self.detach(&local);
+        }
+        self.compiler.set_local(self.endpoints.slots());
+    }
+
+    /// Attaches interfaces that are not yet, with the endpoint that denies until the pod's policy is in the maps; one that
+    /// an earlier agent left goes on as it was.
+    fn hold_new(&mut self) {
+        let new: Vec<Local> =
+            self.endpoints.iter().filter(|it| !self.attached.contains_key(&it.ifindex)).cloned().collect();
+        for local in new {
+            let endpoint = match self.store.endpoint(local.ifindex) {
+                Ok(Some(left)) if left.slot == local.slot => left,
+                _ => Endpoint { slot: local.slot, flags: self.endpoints.pending_flag(), ..Endpoint::default() },
+            };
+            self.put(&local, endpoint);
+        }
+    }
+
+    /// Compiles what was taken in without touching the maps. For the start: what an earlier agent left must stay in force
+    /// until all of it can be replaced at once, every pod's slot known.
+    pub fn compile(&mut self) {
+        while let Some(step) = self.compiler.next_step() {
+            self.compiled.extend(&step.touched);
+            self.compiler.applied(false);
+        }
+    }
+
+    fn run_steps(&mut self) {
+        if !self.started {
+            self.compile();
+        }
+        let mut behind = !self.started || self.applier.is_behind();
+        loop {
+            let step = self.compiler.next_step();
+            let mut touched = std::mem::take(&mut self.compiled);
+            match step {
+                Some(step) => touched.extend(&step.touched),
+                None if behind || !touched.is_empty() => {}
+                None => break,
+            }
+            behind = false;
+            self.started = true;
+            let outcome = self.applier.apply(self.compiler.desired(), &touched, &mut self.store);
+            self.compiler.applied(outcome.complete);
+            let complete = outcome.complete;
+            let provenance = self.compiler.provenance();
+            self.apply_problems = outcome.problems(|slot| pod_name(&provenance, slot));
+            for problem in &self.apply_problems {
+                tracing::error!("{problem}");
+            }
+            if !complete {
+                // Tried again by and by: a kernel that refuses now will refuse at once again.
+                break;
+            }
+        }
+    }
+
+    /// Writes endpoints that changed. A slot's policy is in the maps by now.
+    fn write_endpoints(&mut self) {
+        let changed: Vec<Local> =
+            self.endpoints.iter().filter(|it| self.attached.get(&it.ifindex) != Some(&it.endpoint)).cloned().collect();
+        for local in changed {
+            self.put(&local, local.endpoint);
+            if let Some(pod) = &local.pod {
+                tracing::info!(%pod, interface = local.interface, slot = local.slot, "enforcing");
+            }
+        }
+    }
+
+    fn put(&mut self, local: &Local, endpoint: Endpoint) {
+        if let Err(error) = self.store.write_endpoint(local.ifindex, &endpoint) {
+            self.fail(local, &error.to_string());
+            return;
+        }
+        if !self.attached.contains_key(&local.ifindex) {
+            match self.hooks.attach(local.ifindex) {
+                Ok(attachment) if attachment.ahead.is_empty() => {}
+                Ok(attachment) => {
+                    self.fail(local, &format!("other programs run before ours: {:?}", attachment.ahead));
+                }
+                Err(AttachError::Gone { .. }) => return,
+                Err(error) => {
+                    self.fail(local, &error.to_string());
+                    return;
+                }
+            }
+        }
+        self.attached.insert(local.ifindex, endpoint);
+        self.failed.remove(&local.ifindex);
+    }
+
+    fn detach(&mut self, local: &Local) {
+        self.attached.remove(&local.ifindex);
+        self.failed.remove(&local.ifindex);
+        if let Err(error) = self.hooks.detach(local.ifindex) {
+            tracing::warn!(interface = local.interface, %error, "cannot clean up after an interface that is gone");
+        }
+        if let Err(error) = self.store.remove_endpoint(local.ifindex) {
+            tracing::warn!(interface = local.interface, %error, "cannot clean up after an interface that is gone");
+        }
+    }
+
+    fn fail(&mut self, local: &Local, message: &str) {
+        let problem = Problem {
+            severity: Severity::Refused,
+            origin: "node".to_owned(),
+            object: format!("interface {}", local.interface),
+            field: String::new(),
+            message: message.to_owned(),
+            effect: "policy is not enforced there as written until this is mended".to_owned(),
+        };
+        tracing::error!("{problem}");
+        self.failed.insert(local.ifindex, problem);
+    }
+
+    fn write_own_addresses(&mut self, view: &NodeView) {
+        let roles = view.own_addresses.iter().map(|&address| (address, AddressRole::OWN)).collect();
+        if let Err(error) = self.store.sync_address_roles(&roles) {
+            tracing::error!(%error, "the node's own addresses are not all known to the datapath");
+        }
+    }
+
+    /// The cluster as enforced.
+    #[must_use]
+    pub fn cluster(&self) -> &ClusterState {
+        self.compiler.state()
+    }
+
+    /// Addresses that pods of this node may have: those of live pods that are not known to be on another node.
+    pub fn candidate_addresses(&self, node: &str) -> std::collections::BTreeSet<IpAddr> {
+        let here = |pod: &&Arc<Pod>| node.is_empty() || pod.node.is_empty() || &*pod.node == node;
+        let pods = self.compiler.state().pods().filter(|pod| is_live(pod) && !pod.host_network).filter(here);
+        pods.flat_map(|pod| pod.addresses.iter().copied()).collect()
+    }
+
+    /// What allows and isolates whom.
+    #[must_use]
+    pub fn provenance(&self) -> Arc<Provenance> {
+        self.compiler.provenance()
+    }
+
+    /// Everything that is not enforced as written, but for what the source knows.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems = self.compiler.problems();
+        problems.extend_from_slice(self.endpoints.problems());
+        problems.extend(self.failed.values().cloned());
+        problems.extend_from_slice(&self.apply_problems);
+        problems
+    }
+
+    /// Grows with every change that was taken in.
+    #[must_use]
+    pub const fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// True if an earlier apply left something undone.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.applier.is_behind()
+    }
+
+    /// How each local pod fares.
+    #[must_use]
+    pub fn statuses(&self) -> Vec<EndpointStatus> {
+        let status = |local: &Local| EndpointStatus {
+            pod: local.pod.as_ref().map(ToString::to_string).unwrap_or_default(),
+            slot: local.slot,
+            interface: local.interface.clone(),
+            state: match &local.pod {
+                _ if self.failed.contains_key(&local.ifindex) => "failed",
+                Some(_) if self.attached.get(&local.ifindex) == Some(&local.endpoint) => "enforced",
+                _ => "pending",
+            },
+        };
+        self.endpoints.iter().map(status).collect()
+    }
+
+    /// The maps, to read counters from.
+    #[must_use]
+    pub const fn store(&self) -> &KernelStore {
+        &self.store
+    }
+
+    /// Local pods.
+    #[must_use]
+    pub const fn endpoints(&self) -> &Endpoints {
+        &self.endpoints
+    }
+}
+
+fn pod_name(provenance: &Provenance, slot: u16) -> String {
+    provenance.pod(slot).map_or_else(|| format!("the pod in slot {slot}"), ToString::to_string)
+}
+
+/// The one live pod with a network of its own that claims an address.
+fn own_pod_at(state: &ClusterState, address: IpAddr) -> Option<Arc<Pod>> {
+    let mut claimants = state.claimants(address).filter_map(|key| state.pod(key)).filter(|pod| !pod.host_network);
+    let first = claimants.next()?;
+    claimants.next().is_none().then(|| first.clone())
+}

@@ -1,0 +1,58 @@
+//! `netpol-agent`: parse, start the log, run, exit code.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{CommandFactory as _, Parser as _};
+use netpol_agent::cli::{Cli, Command, EXIT_FAILURE, EXIT_OK};
+use netpol_agent::datapath::attach;
+use netpol_agent::datapath::pins::PinDir;
+use netpol_agent::{check, pipeline};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::from(EXIT_FAILURE)
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    start_log();
+    match cli.command {
+        Command::Run(args) if args.check => check::run(&args),
+        Command::Run(args) => tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .context("cannot start the runtime")?
+            .block_on(pipeline::run(&args)),
+        Command::Cleanup(args) => {
+            let pins = PinDir::at(&args.bpffs)?;
+            let _lock = pins.lock_if_present()?;
+            attach::cleanup(&pins)?;
+            tracing::info!("removed netpol's programs, maps and pins; traffic is no longer policed");
+            Ok(ExitCode::from(EXIT_OK))
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "netpol-agent", &mut std::io::stdout());
+            Ok(ExitCode::from(EXIT_OK))
+        }
+    }
+}
+
+/// The log goes to standard error, at `info` unless RUST_LOG says otherwise; coloured on a terminal only.
+fn start_log() {
+    use std::io::IsTerminal as _;
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_not_set| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}

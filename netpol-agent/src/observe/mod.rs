@@ -1,0 +1,3 @@
+//! What the agent says of itself to tools on the node: [`admin`].
+
+pub mod admin;

@@ -1,0 +1,272 @@
+//! The only wiring: source, node, enforcer, event ring, socket and signals in one loop.
+//!
+//! One task owns the state, so that no two stages can disagree about it. Everything that waits for somebody else (a reader
+//! of drops, a client of the socket) has a task or thread of its own.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context as _, Result, bail};
+use netpol_common::abi::Config;
+use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::cli::{EXIT_OK, Pending, RunArgs};
+use crate::datapath::apply::Applier;
+use crate::datapath::attach::Hooks;
+use crate::datapath::desired::Tables;
+use crate::datapath::installed::Installed;
+use crate::datapath::loader::{self, LoadOptions};
+use crate::datapath::sizing::Sizing;
+use crate::datapath::store::KernelStore;
+use crate::endpoints::{Endpoints, Left};
+use crate::enforcer::{Enforcer, Parts};
+use crate::flow::decode::decode;
+use crate::flow::enrich::{Clock, enrich};
+use crate::flow::ring::EventRing;
+use crate::flow::sink::Printer;
+use crate::node::{Node, NodeConfig};
+use crate::observe::admin::{Admin, Call, Request};
+use crate::policy::{Compiler, Limits};
+use crate::problem::{Problem, Severity};
+use crate::source::{ManifestSource, Watch, WatchOptions};
+
+/// How long a start or `sync` waits for addresses to be found before it goes on without them.
+const RESOLVE_LIMIT: Duration = Duration::from_secs(3);
+/// How often what could not be applied is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The agent's parts while it runs.
+struct Pipeline {
+    source: ManifestSource,
+    source_problems: Vec<Problem>,
+    node_name: String,
+    node: Node,
+    enforcer: Enforcer,
+    clock: Clock,
+    printer: Printer,
+    unknown_events: u64,
+}
+
+/// Runs the agent until SIGTERM or Ctrl-C.
+///
+/// # Errors
+/// If it cannot start: no directory, no privilege, another agent on the same pins, or the kernel refuses the programs.
+pub async fn run(args: &RunArgs) -> Result<ExitCode> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    // The watch begins before the first read, so that nothing changes unseen in between.
+    let mut watch = Watch::new(&args.manifests, WatchOptions::default())?;
+    let (source, changes) = ManifestSource::load(&args.manifests)?;
+    let datapath = loader::open(&load_options(args)?)?;
+    for kept in &datapath.kept_sizes {
+        tracing::warn!("{kept}");
+    }
+    if let Some(log) = datapath.debug_log {
+        tokio::spawn(log);
+    }
+    let node_config = NodeConfig { pod_interfaces: args.pod_interfaces.clone() };
+    let mut ring = EventRing::new(datapath.events).context("cannot wait on the event ring")?;
+    let mut pipeline = Pipeline {
+        source,
+        source_problems: Vec::new(),
+        node_name: args.node.clone(),
+        node: Node::start(&node_config).await?,
+        enforcer: enforcer(args, datapath.store, Hooks::new(datapath.programs, datapath.pins, args.attach))?,
+        clock: clock()?,
+        printer: Printer::start(args.output).context("cannot start the printer of drops")?,
+        unknown_events: 0,
+    };
+    pipeline.take(changes);
+    pipeline.settle().await;
+    let (calls, mut called) = mpsc::channel(16);
+    let _admin = Admin::start(&args.socket, calls)
+        .with_context(|| format!("cannot make the socket {}; give another with --socket", args.socket.display()))?;
+    tracing::info!(
+        adopted = datapath.adopted,
+        pods = pipeline.enforcer.statuses().len(),
+        policies = pipeline.enforcer.cluster().policies().count(),
+        "enforcing"
+    );
+    let mut retry = tokio::time::interval(RETRY);
+    loop {
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            Some(call) = called.recv() => pipeline.answer(call).await,
+            Some(()) = watch.changed() => pipeline.reload(),
+            () = pipeline.node.changed() => pipeline.enforce(),
+            records = ring.next() => pipeline.print(records.context("cannot wait on the event ring")?),
+            _ = retry.tick() => pipeline.retry(),
+        }
+    }
+    tracing::info!("stopping; what is enforced stays in force (remove it with `netpol-agent cleanup`)");
+    drop(datapath.lock);
+    Ok(ExitCode::from(EXIT_OK))
+}
+
+impl Pipeline {
+    /// Takes changes of the manifests in and says what is newly wrong.
+    fn take(&mut self, changes: crate::source::Changes) {
+        for problem in changes.problems.iter().filter(|it| !self.source_problems.contains(it)) {
+            say(problem);
+        }
+        self.source_problems = changes.problems;
+        self.enforcer.take(changes.events);
+    }
+
+    fn reload(&mut self) {
+        let changes = self.source.reload();
+        self.take(changes);
+        self.enforce();
+    }
+
+    fn enforce(&mut self) {
+        let started = Instant::now();
+        let before = self.enforcer.problems();
+        self.enforcer.enforce(self.node.view());
+        self.node.want(self.enforcer.candidate_addresses(&self.node_name));
+        for problem in self.enforcer.problems().iter().filter(|it| !before.contains(it)) {
+            say(problem);
+        }
+        tracing::debug!(generation = self.enforcer.generation(), took = ?started.elapsed(), "enforced");
+    }
+
+    /// Enforces, and waits until every pod's place is known.
+    async fn settle(&mut self) {
+        self.enforcer.compile();
+        self.node.want(self.enforcer.candidate_addresses(&self.node_name));
+        self.node.settle(RESOLVE_LIMIT).await;
+        self.enforce();
+    }
+
+    fn retry(&mut self) {
+        if self.enforcer.is_behind() {
+            self.enforce();
+        }
+    }
+
+    fn print(&mut self, records: Vec<bytes::Bytes>) {
+        let provenance = self.enforcer.provenance();
+        for record in records {
+            match decode(record) {
+                Ok(event) => {
+                    let flow = enrich(&event, self.clock, self.enforcer.cluster(), &provenance);
+                    self.printer.flow(&flow);
+                }
+                Err(error) => {
+                    if self.unknown_events == 0 {
+                        tracing::error!(%error, "an event cannot be understood; more like it are only counted");
+                    }
+                    self.unknown_events += 1;
+                }
+            }
+        }
+    }
+
+    async fn answer(&mut self, call: Call) {
+        let value = match call.request {
+            Request::Sync => {
+                let changes = self.source.reload();
+                self.take(changes);
+                self.settle().await;
+                self.status()
+            }
+            Request::Status => self.status(),
+            Request::Counters => self.counters(),
+        };
+        if call.answer.send(value).is_err() {
+            tracing::debug!("a client did not wait for its answer");
+        }
+    }
+
+    fn status(&self) -> Value {
+        let mut problems = self.source_problems.clone();
+        problems.extend(self.enforcer.problems());
+        let lost = self.enforcer.store().events_lost().map_or(Value::Null, Value::from);
+        json!({
+            "settled": !self.enforcer.is_behind() && self.node.view().unresolved.is_empty(),
+            "generation": self.enforcer.generation(),
+            "endpoints": self.enforcer.statuses(),
+            "problems": problems,
+            "events": { "lost": lost, "unread": self.printer.lost(), "unknown": self.unknown_events },
+        })
+    }
+
+    fn counters(&self) -> Value {
+        let mut counters = Vec::new();
+        for local in self.enforcer.endpoints().iter() {
+            let Ok(of_slot) = self.enforcer.store().counters(local.slot) else {
+                return json!({ "error": format!("cannot read the counters of slot {}", local.slot) });
+            };
+            for ((direction, reason), counter) in of_slot {
+                counters.push(json!({
+                    "pod": local.pod.as_ref().map(ToString::to_string).unwrap_or_default(),
+                    "direction": direction.name(),
+                    "reason": reason.name(),
+                    "packets": counter.packets,
+                    "bytes": counter.bytes,
+                }));
+            }
+        }
+        json!({ "counters": counters })
+    }
+}
+
+fn say(problem: &Problem) {
+    match problem.severity {
+        Severity::Refused => tracing::error!("{problem}"),
+        Severity::Note => tracing::warn!("{problem}"),
+    }
+}
+
+fn load_options(args: &RunArgs) -> Result<LoadOptions> {
+    let mut config = loader::default_config()?.with_mark_mask(args.mark_mask);
+    let slots_in_mark = (args.mark_mask >> args.mark_mask.trailing_zeros()).saturating_add(1);
+    if u32::from(args.max_pods) >= slots_in_mark {
+        bail!(
+            "--max-pods {} does not fit into --mark-mask {:#x}, which holds {} pods; give a wider mask or fewer pods",
+            args.max_pods,
+            args.mark_mask,
+            slots_in_mark - 1
+        );
+    }
+    for (set, flag) in [
+        (args.strict_tcp, Config::STRICT_TCP),
+        (args.enforce_own_node, Config::ENFORCE_OWN_NODE),
+        (args.allow_any_source, Config::ANY_SOURCE),
+    ] {
+        config.flags |= if set { flag } else { 0 };
+    }
+    let sizing = Sizing { slots: u32::from(args.max_pods) + 1, ..Sizing::default() };
+    Ok(LoadOptions { bpffs: args.bpffs.clone(), config, sizing })
+}
+
+fn enforcer(args: &RunArgs, store: KernelStore, hooks: Hooks) -> Result<Enforcer> {
+    let actual = store.actual()?;
+    let slots = u16::try_from(store.slots()).context("more slots than a flow key can name")?;
+    let mut tables = Tables { addresses: actual.addresses, cidrs: actual.cidrs, ..Tables::default() };
+    for (key, value) in actual.allow {
+        tables.allow.entry(key.policy).or_default().insert(key.identity, value);
+    }
+    let installed = Installed { tables, words: actual.words };
+    let limits = Limits { slots: u32::from(slots), ..Limits::default() };
+    let mut endpoints = Endpoints::new(slots, args.pending_pods == Pending::Deny);
+    endpoints.adopt(actual.endpoints.iter().map(|(&ifindex, &endpoint)| Left { ifindex, endpoint }));
+    Ok(Enforcer::new(Parts {
+        compiler: Compiler::new(limits, installed.numbers()),
+        applier: Applier::new(installed, args.on_apply_failure.into()),
+        store,
+        hooks,
+        endpoints,
+    }))
+}
+
+/// Wall-clock time at the zero of CLOCK_MONOTONIC, which events are stamped with.
+fn clock() -> Result<Clock> {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).context("cannot read CLOCK_MONOTONIC")?;
+    let zero = SystemTime::now().checked_sub(Duration::from(now)).context("the wall clock is before the boot")?;
+    Ok(Clock { zero })
+}
