@@ -10,10 +10,12 @@ use proptest::sample::{select, subsequence};
 
 use super::judge::Question;
 use super::node::{block, key, labels, named};
+use crate::cluster::ClusterState;
 use crate::cluster::model::{
     ClusterEvent, NamedPort, Namespace, NetworkPolicy, Object, ObjectRef, Peer, Peers, Pod, PodKey, PortMatch,
     PortRange, Ports, Protocol, Requirement, Rule, Selector,
 };
+use crate::policy::{Compiler, Provenance};
 
 const ADDRESSES: [&str; 8] =
     ["10.0.0.1", "10.0.0.2", "10.0.0.9", "10.0.1.1", "10.0.1.2", "fd00::1", "fd00::2", "fd00::100"];
@@ -21,6 +23,12 @@ const ADDRESSES: [&str; 8] =
 const OUTSIDE: [&str; 5] = ["10.0.0.3", "10.0.1.200", "192.0.2.1", "fd00::3", "2001:db8::1"];
 const PODS: [&str; 6] = ["x/a", "x/b", "x/c", "y/a", "y/b", "z/a"];
 const POLICIES: [&str; 5] = ["x/p", "x/q", "x/r", "y/p", "y/q"];
+
+/// So many cases, times `PROPTEST_MULTIPLIER` for a longer search.
+pub(super) fn config(cases: u32) -> ProptestConfig {
+    let multiplier = std::env::var("PROPTEST_MULTIPLIER").map_or(1, |value| value.parse().unwrap());
+    ProptestConfig { cases: cases * multiplier, failure_persistence: None, ..ProptestConfig::default() }
+}
 
 /// Something that happens.
 #[derive(Clone, Debug)]
@@ -43,7 +51,8 @@ fn requirement() -> impl Strategy<Value = Requirement> {
 }
 
 fn selector() -> impl Strategy<Value = Selector> {
-    vec(requirement(), 0..=2).prop_map(|mut requirements| {
+    let requirements = prop_oneof![2 => Just(Vec::new()), 4 => vec(requirement(), 1), 1 => vec(requirement(), 2)];
+    requirements.prop_map(|mut requirements| {
         requirements.sort();
         requirements.dedup();
         Selector { requirements }
@@ -68,7 +77,7 @@ fn peer() -> impl Strategy<Value = Peer> {
 }
 
 fn peers() -> impl Strategy<Value = Peers> {
-    prop_oneof![1 => Just(Peers::Everyone), 6 => vec(peer(), 0..=2).prop_map(Peers::AnyOf)]
+    prop_oneof![1 => Just(Peers::Everyone), 1 => Just(Peers::AnyOf(Vec::new())), 8 => vec(peer(), 1..=2).prop_map(Peers::AnyOf)]
 }
 
 fn protocol() -> impl Strategy<Value = Protocol> {
@@ -83,11 +92,12 @@ fn ports() -> impl Strategy<Value = Ports> {
         3 => select(vec!["http", "web"]).prop_map(|name| PortRange::Named(name.into())),
     ];
     let one = (protocol(), ranges).prop_map(|(protocol, ports)| PortMatch { protocol, ports });
-    prop_oneof![1 => Just(Ports::Everything), 4 => vec(one, 0..=2).prop_map(Ports::AnyOf)]
+    prop_oneof![1 => Just(Ports::Everything), 4 => vec(one, 1..=2).prop_map(Ports::AnyOf)]
 }
 
 fn rules() -> impl Strategy<Value = Option<Vec<Rule>>> {
-    of(vec((peers(), ports()).prop_map(|(peers, ports)| Rule { peers, ports }), 0..=2))
+    let rule = || (peers(), ports()).prop_map(|(peers, ports)| Rule { peers, ports });
+    prop_oneof![2 => Just(None), 1 => Just(Some(Vec::new())), 5 => vec(rule(), 1..=2).prop_map(Some)]
 }
 
 fn some_labels() -> impl Strategy<Value = crate::cluster::model::Labels> {
@@ -99,18 +109,25 @@ fn named_ports() -> impl Strategy<Value = Vec<NamedPort>> {
     subsequence(vec![named("http", 80), named("http", 443), named("web", 81), udp], 0..=3)
 }
 
+/// Mostly the address that the pod always has, in one or both families; now and then someone else's, or none.
+fn addresses(pod: usize) -> impl Strategy<Value = Vec<&'static str>> {
+    let own = [ADDRESSES[pod % 5], ADDRESSES[5 + pod % 3]];
+    prop_oneof![
+        5 => Just(vec![own[0]]),
+        3 => Just(own.to_vec()),
+        1 => subsequence(ADDRESSES.to_vec(), 0..=2),
+    ]
+}
+
 fn pod() -> impl Strategy<Value = Pod> {
+    (0..PODS.len()).prop_flat_map(pod_number)
+}
+
+fn pod_number(pod: usize) -> impl Strategy<Value = Pod> {
     let weighted = |weight| prop::bool::weighted(weight);
-    (
-        select(PODS.to_vec()),
-        subsequence(ADDRESSES.to_vec(), 0..=2),
-        some_labels(),
-        named_ports(),
-        weighted(0.1),
-        weighted(0.1),
-    )
-        .prop_map(|(name, addresses, labels, named_ports, host_network, terminal)| Pod {
-            key: key(name),
+    (addresses(pod), some_labels(), named_ports(), weighted(0.05), weighted(0.1)).prop_map(
+        move |(addresses, labels, named_ports, host_network, terminal)| Pod {
+            key: key(PODS[pod]),
             uid: "".into(),
             labels,
             addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
@@ -118,7 +135,8 @@ fn pod() -> impl Strategy<Value = Pod> {
             node: "".into(),
             host_network,
             terminal,
-        })
+        },
+    )
 }
 
 fn policy() -> impl Strategy<Value = NetworkPolicy> {
@@ -129,8 +147,8 @@ fn policy() -> impl Strategy<Value = NetworkPolicy> {
 fn event() -> impl Strategy<Value = ClusterEvent> {
     let name = || select(vec!["x", "y", "z"]);
     prop_oneof![
-        6 => pod().prop_map(|pod| ClusterEvent::Apply(Object::Pod(pod))),
-        1 => select(PODS.to_vec()).prop_map(|pod| ClusterEvent::Delete(ObjectRef::Pod(key(pod)))),
+        8 => pod().prop_map(|pod| ClusterEvent::Apply(Object::Pod(pod))),
+        2 => select(PODS.to_vec()).prop_map(|pod| ClusterEvent::Delete(ObjectRef::Pod(key(pod)))),
         5 => policy().prop_map(|policy| ClusterEvent::Apply(Object::NetworkPolicy(policy))),
         2 => select(POLICIES.to_vec()).prop_map(|name| ClusterEvent::Delete(ObjectRef::NetworkPolicy(key(name)))),
         2 => (name(), some_labels()).prop_map(|(name, labels)| {
@@ -142,7 +160,10 @@ fn event() -> impl Strategy<Value = ClusterEvent> {
 
 pub(super) fn local() -> impl Strategy<Value = BTreeMap<u16, PodKey>> {
     let one = (1_u16..=3, select(vec!["x/a", "x/b", "y/a", "z/a"]).prop_map(key));
-    vec(one, 0..=3).prop_map(|pairs| pairs.into_iter().collect())
+    prop_oneof![
+        1 => vec(one, 1..=3).prop_map(|pairs| pairs.into_iter().collect()),
+        2 => Just(super::node::slots(&["x/a", "x/b", "y/a"])),
+    ]
 }
 
 /// Histories that begin with a cluster of some size.
@@ -152,7 +173,12 @@ pub(super) fn history(length: usize) -> impl Strategy<Value = Vec<Action>> {
         1 => local().prop_map(Action::Local),
         4 => Just(Action::Settle),
     ];
-    let beginning = vec(event().prop_map(Action::Event), 8);
+    let pods: Vec<_> = (0..PODS.len()).map(pod_number).collect();
+    let policies = vec(policy().prop_map(Object::NetworkPolicy), 1..=5);
+    let beginning = (pods, policies).prop_map(|(pods, policies)| {
+        let objects = pods.into_iter().map(Object::Pod).chain(policies);
+        objects.map(|object| Action::Event(ClusterEvent::Apply(object))).collect::<Vec<Action>>()
+    });
     (beginning, local(), vec(action, 0..length)).prop_map(|(mut actions, slots, rest)| {
         actions.push(Action::Local(slots));
         actions.push(Action::Settle);
@@ -179,8 +205,16 @@ pub(super) fn questions() -> Vec<Question> {
     questions
 }
 
-/// Whether the question is one that a pod asks of its own address, which no policy decides.
-pub(super) fn is_own(state: &crate::cluster::ClusterState, local: &BTreeMap<u16, PodKey>, question: &Question) -> bool {
-    let subject = local.get(&question.slot).and_then(|key| state.pod(key));
-    subject.is_some_and(|pod| pod.addresses.contains(&question.peer))
+/// The questions that policy decides: not those of a pod about its own address, in the state before a step (slots as
+/// in `provenance`) or after it.
+pub(super) fn judged_questions(before: (&ClusterState, &Provenance), compiler: &Compiler) -> Vec<Question> {
+    let is_own = |state: &ClusterState, provenance: &Provenance, question: &Question| {
+        let subject = provenance.pod(question.slot).and_then(|key| state.pod(key));
+        subject.is_some_and(|pod| pod.addresses.contains(&question.peer))
+    };
+    let after = compiler.provenance();
+    questions()
+        .into_iter()
+        .filter(|question| !is_own(before.0, before.1, question) && !is_own(compiler.state(), &after, question))
+        .collect()
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::generated::{Action, history, questions};
+use super::generated::{Action, config, history, questions};
 use super::node::{Node, passes};
 use crate::cluster::model::{ClusterEvent, Namespace, Object, PodKey};
 use crate::datapath::desired::DesiredDatapath;
@@ -62,7 +62,7 @@ fn fresh(node: &Node, local: &BTreeMap<u16, PodKey>) -> Node {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config(300))]
 
     #[test]
     fn the_maps_follow_any_history_and_end_as_if_built_afresh(history in history(25)) {

@@ -27,6 +27,8 @@ pub(super) struct Maps {
     pub(super) history: Option<Vec<Installed>>,
     /// Operation numbers, counted from the start, that fail.
     pub(super) fail: Vec<std::ops::Range<usize>>,
+    /// Operations that always fail.
+    pub(super) broken: Option<fn(&Op) -> bool>,
 }
 
 impl MapStore for Maps {
@@ -34,7 +36,7 @@ impl MapStore for Maps {
         for (index, op) in ops.iter().enumerate() {
             let number = self.done;
             self.done += 1;
-            if self.fail.iter().any(|range| range.contains(&number)) {
+            if self.fail.iter().any(|range| range.contains(&number)) || self.broken.is_some_and(|broken| broken(op)) {
                 let source = ErrorKind::OutOfMemory.into();
                 return Err((index, StoreError { operation: format!("write {op:.20?}"), map: "TEST", source }));
             }

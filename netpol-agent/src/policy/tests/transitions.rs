@@ -1,25 +1,26 @@
 //! After every single operation of every plan, each packet gets the answer from before the plan or from after it.
 
-use std::collections::BTreeMap;
-
 use netpol_common::abi::Direction;
 use proptest::prelude::*;
 
-use super::generated::{Action, history, is_own, questions};
+use super::generated::{Action, config, history, judged_questions};
 use super::judge::Question;
 use super::node::{Node, passes};
 use crate::policy::Limits;
 
 /// Takes the next step and checks it, operation by operation. False if there was none.
-fn step(node: &mut Node, asked: &[Question]) -> Result<bool, TestCaseError> {
+fn step(node: &mut Node) -> Result<bool, TestCaseError> {
     let before = node.maps.now.clone();
+    let (state, provenance) = (node.compiler.state().clone(), node.compiler.provenance());
     let Some(step) = node.compiler.next_step() else { return Ok(false) };
+    // A pod's traffic to itself is not judged, and a changed pod is both ends of it.
+    let asked = judged_questions((&state, &provenance), &node.compiler);
     node.maps.history = Some(Vec::new());
     let outcome = node.carry_out(&step.touched);
     prop_assert!(outcome.complete);
     let history = node.maps.history.take().unwrap();
     let after = node.maps.now.clone();
-    for question in asked {
+    for question in &asked {
         let (old, new) = (passes(&before, question), passes(&after, question));
         let mut turned = 0;
         let mut last = old;
@@ -39,27 +40,16 @@ fn step(node: &mut Node, asked: &[Question]) -> Result<bool, TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config(200))]
 
     #[test]
     fn no_packet_ever_sees_half_a_change(history in history(20)) {
-        let (mut node, mut local) = (Node::new(Limits::default()), BTreeMap::new());
+        let mut node = Node::new(Limits::default());
         for action in history {
             match action {
                 Action::Event(event) => node.compiler.apply(event),
-                Action::Local(slots) => {
-                    local = slots.clone();
-                    node.compiler.set_local(slots);
-                }
-                Action::Settle => loop {
-                    // A pod's traffic to itself is not judged, and a relabelled pod is both ends of it.
-                    let state = node.compiler.state().clone();
-                    let asked: Vec<Question> =
-                        questions().into_iter().filter(|question| !is_own(&state, &local, question)).collect();
-                    if !step(&mut node, &asked)? {
-                        break;
-                    }
-                },
+                Action::Local(slots) => node.compiler.set_local(slots),
+                Action::Settle => while step(&mut node)? {},
             }
         }
     }
