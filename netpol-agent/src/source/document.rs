@@ -109,13 +109,16 @@ fn yaml<'t>(chunk: &Chunk<'t>) -> Option<Document<'t>> {
 /// The parser's message; where it is we say ourselves, counted from the beginning of the file.
 fn without_position(error: &serde_saphyr::Error) -> String {
     let text = error.without_snippet().to_string();
-    match text.rfind(" at line ") {
-        Some(end) if error.location().is_some() => text.get(..end).unwrap_or(&text).to_owned(),
-        _ => text,
-    }
+    let text = match text.rfind(" at line ") {
+        Some(end) if error.location().is_some() => text.get(..end).unwrap_or(&text),
+        _ => &text,
+    };
+    // Advice for programmers, not for authors.
+    text.split_once(", set DuplicateKeyPolicy").map_or(text, |(text, _)| text).to_owned()
 }
 
-/// Parser settings. Where YAML 1.1 and 1.2 disagree on a number the text stays a string, and is refused as one.
+/// Parser settings. `yes`, `on` and `n` are booleans as they are to the API server, so that a manifest means the same to
+/// both. Numbers that YAML 1.1 and 1.2 read differently (`0080`, `1_000`) stay strings, and are refused as such.
 pub(super) fn options() -> serde_saphyr::Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
