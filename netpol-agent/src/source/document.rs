@@ -28,6 +28,8 @@ pub(super) struct Document<'t> {
     pub(super) number: usize,
     /// Line of the file that [`text`](Self::text) begins at, from 1.
     pub(super) line: usize,
+    /// How many lines of it come before the first that says something.
+    pub(super) first: usize,
     /// The document as written.
     pub(super) text: &'t str,
     /// What it says.
@@ -84,10 +86,12 @@ fn split(text: &str) -> impl Iterator<Item = Chunk<'_>> {
 
 /// Comments, directives and the markers themselves; a document of nothing else is empty.
 fn is_blank(text: &str) -> bool {
-    text.lines().all(|line| {
-        let line = line.strip_prefix("---").or_else(|| line.strip_prefix("...")).unwrap_or(line).trim();
-        line.is_empty() || line.starts_with(['#', '%'])
-    })
+    text.lines().all(is_blank_line)
+}
+
+fn is_blank_line(line: &str) -> bool {
+    let line = line.strip_prefix("---").or_else(|| line.strip_prefix("...")).unwrap_or(line).trim();
+    line.is_empty() || line.starts_with(['#', '%'])
 }
 
 fn yaml<'t>(chunk: &Chunk<'t>) -> Option<Document<'t>> {
@@ -103,7 +107,8 @@ fn yaml<'t>(chunk: &Chunk<'t>) -> Option<Document<'t>> {
     if content == Ok(Value::Null) {
         return None;
     }
-    Some(Document { number: chunk.number, line: chunk.line, text, content })
+    let first = text.lines().take_while(|line| is_blank_line(line)).count();
+    Some(Document { number: chunk.number, line: chunk.line, first, text, content })
 }
 
 /// The parser's message; where it is we say ourselves, counted from the beginning of the file.
@@ -141,7 +146,7 @@ fn json(text: &str) -> Document<'_> {
         let end = message.rfind(" at line ").unwrap_or(message.len());
         SyntaxError { line: error.line().max(1), message: one_line(message.get(..end).unwrap_or(&message)) }
     });
-    Document { number: 1, line: 1, text, content }
+    Document { number: 1, line: 1, first: 0, text, content }
 }
 
 /// JSON values in which no key stands twice: `serde_json` alone would silently keep the last.
