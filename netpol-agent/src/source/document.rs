@@ -28,6 +28,8 @@ pub(super) struct Document<'t> {
     pub(super) number: usize,
     /// Line of the file that [`text`](Self::text) begins at, from 1.
     pub(super) line: usize,
+    /// How many lines of it come before the first that says something.
+    pub(super) first: usize,
     /// The document as written.
     pub(super) text: &'t str,
     /// What it says.
@@ -84,10 +86,12 @@ fn split(text: &str) -> impl Iterator<Item = Chunk<'_>> {
 
 /// Comments, directives and the markers themselves; a document of nothing else is empty.
 fn is_blank(text: &str) -> bool {
-    text.lines().all(|line| {
-        let line = line.strip_prefix("---").or_else(|| line.strip_prefix("...")).unwrap_or(line).trim();
-        line.is_empty() || line.starts_with(['#', '%'])
-    })
+    text.lines().all(is_blank_line)
+}
+
+fn is_blank_line(line: &str) -> bool {
+    let line = line.strip_prefix("---").or_else(|| line.strip_prefix("...")).unwrap_or(line).trim();
+    line.is_empty() || line.starts_with(['#', '%'])
 }
 
 fn yaml<'t>(chunk: &Chunk<'t>) -> Option<Document<'t>> {
@@ -103,19 +107,23 @@ fn yaml<'t>(chunk: &Chunk<'t>) -> Option<Document<'t>> {
     if content == Ok(Value::Null) {
         return None;
     }
-    Some(Document { number: chunk.number, line: chunk.line, text, content })
+    let first = text.lines().take_while(|line| is_blank_line(line)).count();
+    Some(Document { number: chunk.number, line: chunk.line, first, text, content })
 }
 
 /// The parser's message; where it is we say ourselves, counted from the beginning of the file.
 fn without_position(error: &serde_saphyr::Error) -> String {
     let text = error.without_snippet().to_string();
-    match text.rfind(" at line ") {
-        Some(end) if error.location().is_some() => text.get(..end).unwrap_or(&text).to_owned(),
-        _ => text,
-    }
+    let text = match text.rfind(" at line ") {
+        Some(end) if error.location().is_some() => text.get(..end).unwrap_or(&text),
+        _ => &text,
+    };
+    // Advice for programmers, not for authors.
+    text.split_once(", set DuplicateKeyPolicy").map_or(text, |(text, _)| text).to_owned()
 }
 
-/// Parser settings. Where YAML 1.1 and 1.2 disagree on a number the text stays a string, and is refused as one.
+/// Parser settings. `yes`, `on` and `n` are booleans as they are to the API server, so that a manifest means the same to
+/// both. Numbers that YAML 1.1 and 1.2 read differently (`0080`, `1_000`) stay strings, and are refused as such.
 pub(super) fn options() -> serde_saphyr::Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
@@ -138,7 +146,7 @@ fn json(text: &str) -> Document<'_> {
         let end = message.rfind(" at line ").unwrap_or(message.len());
         SyntaxError { line: error.line().max(1), message: one_line(message.get(..end).unwrap_or(&message)) }
     });
-    Document { number: 1, line: 1, text, content }
+    Document { number: 1, line: 1, first: 0, text, content }
 }
 
 /// JSON values in which no key stands twice: `serde_json` alone would silently keep the last.

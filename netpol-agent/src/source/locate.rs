@@ -26,15 +26,13 @@ impl Lines {
         Self(lines)
     }
 
-    /// Line of `path`, from 0, or that of the nearest field around it; `None` if nothing is known.
+    /// Line of `path`, from 0, or that of the nearest field around it, or that of the first field at all; `None` if
+    /// nothing is known.
     pub(super) fn line(&self, path: &str) -> Option<usize> {
-        let mut path = path;
-        loop {
-            if let Some(line) = self.0.get(path) {
-                return usize::try_from(line.saturating_sub(1)).ok();
-            }
-            path = path.get(..path.rfind(['.', '['])?)?;
-        }
+        let around = std::iter::successors(Some(path), |path| path.get(..path.rfind(['.', '['])?));
+        let mut lines = around.filter_map(|path| self.0.get(path));
+        let line = lines.next().or_else(|| self.0.values().min())?;
+        usize::try_from(line.saturating_sub(1)).ok()
     }
 }
 

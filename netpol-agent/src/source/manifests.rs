@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use super::decode::{Identity, Outcome};
 use super::directory;
 use super::document::Format;
-use super::file::{self, Entries, Entry};
+use super::file::{Entries, Entry, problem};
 use crate::cluster::model::{ClusterEvent, Object, ObjectRef};
 use crate::problem::{Problem, Severity};
 
@@ -103,21 +103,24 @@ impl ManifestSource {
         let mut problems = Vec::new();
         match directory::list(&self.dir) {
             Ok(names) => self.files = self.read_files(names),
-            Err(error) => problems.push(Problem {
-                severity: Severity::Refused,
-                origin: self.dir.display().to_string(),
-                object: String::new(),
-                field: String::new(),
-                message: format!("the directory cannot be read: {error}"),
-                effect: "what was last read from it stays in force".to_owned(),
-            }),
+            Err(error) => problems.push(problem(
+                &self.dir.display().to_string(),
+                &format!("the directory cannot be read: {error}"),
+                "what was last read from it stays in force",
+            )),
         }
         let mut resolver = Resolver { old: &self.in_force, new: BTreeMap::new() };
-        let entries = self.files.iter().flat_map(|(name, state)| state.entries.iter().map(move |entry| (name, entry)));
-        let mut found: Vec<Found<'_>> = entries.map(|(name, entry)| resolver.claim(name, entry)).collect();
-        resolver.keep_unaccounted(&mut found);
+        let mut found: Vec<(&FileState, Vec<Found<'_>>)> = Vec::new();
+        for (name, state) in &self.files {
+            let entries = state.entries.entries.iter();
+            found.push((state, entries.map(|entry| resolver.claim(name, entry)).collect()));
+        }
+        resolver.keep_unaccounted(found.iter_mut().flat_map(|(_, found)| found));
         let new = resolver.new;
-        problems.extend(found.into_iter().flat_map(|found| found.problems));
+        for (state, found) in found {
+            let of_file = found.into_iter().flat_map(|found| found.problems).collect();
+            problems.extend(state.entries.limited(of_file));
+        }
         let events = differences(&self.in_force, &new);
         self.in_force = new;
         Changes { events, problems }
@@ -140,12 +143,12 @@ impl ManifestSource {
             let shown = name.to_string_lossy().escape_debug().to_string();
             let state = match directory::read(&self.dir.join(&name)) {
                 Ok(None) => continue,
-                Err(error) => FileState { digest: 0, entries: file::unreadable(&shown, &error).into() },
+                Err(error) => FileState { digest: 0, entries: Entries::unreadable(shown, &error) },
                 Ok(Some(text)) => {
                     let digest = self.hasher.hash_one(&text) | 1;
                     match self.files.remove(&name).filter(|known| known.digest == digest) {
                         Some(known) => known,
-                        None => FileState { digest, entries: file::entries(&shown, &text, format).into() },
+                        None => FileState { digest, entries: Entries::read(shown, &text, format) },
                     }
                 }
             };
@@ -207,9 +210,9 @@ impl Resolver<'_> {
     }
 
     /// Objects last read from a file that no longer shows them stay while something in it may be one of them.
-    fn keep_unaccounted(&mut self, found: &mut [Found<'_>]) {
+    fn keep_unaccounted<'i, 'f: 'i>(&mut self, found: impl Iterator<Item = &'i mut Found<'f>>) {
         let mut kept = BTreeMap::new();
-        for Found { file, entry, problems } in found.iter_mut() {
+        for Found { file, entry, problems } in found {
             if entry.item.outcome != Outcome::Refused {
                 continue;
             }

@@ -18,6 +18,9 @@ mod locate;
 mod manifests;
 mod watch;
 
+#[cfg(test)]
+mod tests;
+
 pub use self::decode::{Decoded, Identity, Item, Outcome, decode_value};
 pub use self::manifests::{Changes, ManifestSource, SourceError};
 pub use self::watch::{Watch, WatchOptions};

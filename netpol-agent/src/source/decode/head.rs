@@ -46,11 +46,11 @@ pub(super) fn head(
         return Err(Identity::Unknown);
     };
     let name = name(report, kind, meta, effect)?;
+    report.name(format!("{} {name}", kind.name()));
     let namespace = namespace(report, kind, meta, effect)?.unwrap_or_else(|| name.clone());
-    let mut head =
-        Head { key: ObjectKey::new(&namespace, &name), labels: Labels::new(), uid: String::new(), sound: true };
+    let sound = unknown_fields(report, kind, meta, effect)?;
+    let mut head = Head { key: ObjectKey::new(&namespace, &name), labels: Labels::new(), uid: String::new(), sound };
     report.name(head.reference(kind).to_string());
-    unknown_fields(report, kind, meta, &mut head, effect)?;
     // Labels of policies and services are nobody's business.
     let labels_count = matches!(kind, Kind::Pod | Kind::Namespace);
     match typed::<ObjectMeta>("metadata", object.get("metadata").unwrap_or(&Value::Null)) {
@@ -77,12 +77,22 @@ fn name(report: &mut Report, kind: Kind, meta: &Map<String, Value>, effect: &str
     };
     let message = match meta.get("name") {
         Some(Value::String(name)) if valid(name) => return Ok(name.clone()),
+        // No selector looks at the name of a pod or a policy: better a policy in force under a name no API server takes.
+        Some(Value::String(name)) if kind != Kind::Namespace && is_plain(name) => {
+            let message = format!("{} is no Kubernetes name; use lower-case letters, digits and '-'", quote(name));
+            report.note(PATH, message, "none: it is taken under this name");
+            return Ok(name.clone());
+        }
         Some(Value::String(name)) => format!("bad name {}; use lower-case letters, digits and '-'", quote(name)),
         None | Some(Value::Null) => "missing; every object needs a name".to_owned(),
         Some(other) => format!("{} is not a string; quote it", show(other)),
     };
     report.refuse(PATH, message, effect);
     Err(Identity::Unknown)
+}
+
+fn is_plain(name: &str) -> bool {
+    (1..=253).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
 }
 
 /// The namespace, `None` for a kind that has none.
@@ -105,32 +115,26 @@ fn namespace(
     Err(Identity::Unknown)
 }
 
-/// A field that metadata does not have may be a slip of one that counts: `ns` for namespace, `lables` for labels.
-fn unknown_fields(
-    report: &mut Report,
-    kind: Kind,
-    meta: &Map<String, Value>,
-    head: &mut Head,
-    effect: &str,
-) -> Result<(), Identity> {
-    let Ok(read) = typed::<ObjectMeta>("metadata", &Value::Object(meta.clone())) else {
-        return Ok(());
-    };
-    let direct = meta.keys().filter(|key| read.unknown.contains(&child("metadata", key)));
-    let mut namespace_in_doubt = false;
-    for key in direct {
+/// A field that metadata does not have may be a slip of one that counts: `ns` for namespace, `lables` for labels. Says
+/// whether the labels can be trusted.
+fn unknown_fields(report: &mut Report, kind: Kind, meta: &Map<String, Value>, effect: &str) -> Result<bool, Identity> {
+    let namespace_in_doubt = kind != Kind::Namespace && !meta.contains_key("namespace");
+    let labels_count = matches!(kind, Kind::Pod | Kind::Namespace);
+    let mut found = false;
+    // Only the names count here: a value of a wrong type is told later, and must not hide them.
+    let names = meta.keys().map(|key| (key.clone(), Value::Null)).collect();
+    let unknown =
+        typed::<ObjectMeta>("metadata", &Value::Object(names)).map_or_else(|_| Vec::new(), |read| read.unknown);
+    for key in meta.keys().filter(|key| unknown.contains(&child("metadata", key))) {
+        found = true;
         let (path, message) = (child("metadata", key), format!("unknown field{}", suggestion(key, &READ)));
-        if kind != Kind::Namespace && !meta.contains_key("namespace") {
-            namespace_in_doubt = true;
-            report.refuse(&path, message, effect);
-        } else if matches!(kind, Kind::Pod | Kind::Namespace) {
-            head.sound = false;
+        if namespace_in_doubt || labels_count {
             report.refuse(&path, message, effect);
         } else {
             report.note(&path, message, "none: it is ignored");
         }
     }
-    if namespace_in_doubt { Err(Identity::Unknown) } else { Ok(()) }
+    if found && namespace_in_doubt { Err(Identity::Unknown) } else { Ok(!(found && labels_count)) }
 }
 
 fn labels(report: &mut Report, labels: BTreeMap<String, String>, head: &mut Head, effect: &str) {

@@ -202,22 +202,22 @@ fn object_of(report: &mut Report, kind: Kind, object: &Map<String, Value>) -> (I
 
 /// apiVersion and kind. Items of a typed list, as the API gives them, leave them out.
 fn type_meta(report: &mut Report, object: &Map<String, Value>, listed: Option<Kind>) -> Option<TypeMeta> {
-    let fallback = listed.map(Kind::type_meta);
-    let mut read = |field: &str, fallback: Option<String>| match (object.get(field), fallback) {
-        (Some(Value::String(text)), _) if !text.is_empty() => Some(text.clone()),
-        (None | Some(Value::Null), Some(fallback)) => Some(fallback),
-        (None | Some(Value::Null), None) => {
-            report.refuse(field, "missing; every object needs apiVersion and kind", SKIPPED);
-            None
-        }
-        (Some(other), _) => {
-            report.refuse(field, format!("{} is no {field}", show(other)), SKIPPED);
-            None
-        }
+    let (api_version, kind) = (object.get("apiVersion"), object.get("kind"));
+    let mut wrong = |field: &str, message: String| {
+        report.refuse(field, message, SKIPPED);
+        None
     };
-    let kind = read("kind", fallback.as_ref().map(|meta| meta.kind.clone()));
-    let api_version = read("apiVersion", fallback.map(|meta| meta.api_version));
-    Some(TypeMeta { api_version: api_version?, kind: kind? })
+    match (api_version.filter(|value| !value.is_null()), kind.filter(|value| !value.is_null()), listed) {
+        (Some(Value::String(api_version)), Some(Value::String(kind)), _) => {
+            Some(TypeMeta { api_version: api_version.clone(), kind: kind.clone() })
+        }
+        (None, None, Some(kind)) => Some(kind.type_meta()),
+        (None, None, None) => wrong("", "apiVersion and kind are missing; every object needs both".to_owned()),
+        (None, Some(_), _) => wrong("apiVersion", "missing; every object needs one".to_owned()),
+        (Some(_), None, _) => wrong("kind", "missing; every object needs one".to_owned()),
+        (Some(Value::String(_)), Some(kind), _) => wrong("kind", format!("{} is no kind", show(kind))),
+        (Some(other), Some(_), _) => wrong("apiVersion", format!("{} is no apiVersion: quote it", show(other))),
+    }
 }
 
 fn list<'v>(report: &mut Report, object: &'v Map<String, Value>) -> Option<&'v [Value]> {

@@ -101,27 +101,42 @@ fn why_outside(cidr: &IpNet, hole: &IpNet) -> &'static str {
 
 /// Reads a CIDR. One with host bits is taken as the block it is in, as the API server has always done.
 fn block(report: &mut Report, path: &str, text: &str) -> Option<IpNet> {
-    let Ok(net) = IpNet::from_str(text) else {
-        let advice = match IpAddr::from_str(text) {
-            Ok(IpAddr::V4(address)) => format!("add the prefix length, as {address}/32"),
-            Ok(IpAddr::V6(address)) => format!("add the prefix length, as {address}/128"),
-            Err(_) if text.is_empty() => "write address/length, as 10.0.0.0/8".to_owned(),
-            Err(_) => "write address/length without leading zeros, as 10.0.0.0/8".to_owned(),
-        };
-        report.refuse(path, format!("bad CIDR {}; {advice}", quote(text)), NOBODY);
-        return None;
+    let net = match parse_cidr(text) {
+        Ok(net) => net,
+        Err(advice) => {
+            report.refuse(path, format!("bad CIDR {}; {advice}", quote(text)), NOBODY);
+            return None;
+        }
     };
-    if let IpNet::V6(v6) = net
-        && v6.addr().to_ipv4_mapped().is_some()
-    {
-        report.refuse(path, format!("bad CIDR {}; write the IPv4 block itself", quote(text)), NOBODY);
-        return None;
-    }
     let whole = net.trunc();
     if whole != net {
-        let message =
-            format!("{net} has bits set beyond its prefix; write {whole}, or {}/{}", net.addr(), net.max_prefix_len());
+        let own = format!("{}/{}", net.addr(), net.max_prefix_len());
+        let message = format!("{net} has bits set beyond its prefix; write {whole}, or {own}");
         report.note(path, message, format!("the block is {whole}"));
     }
     Some(whole)
+}
+
+/// `address/length`, or what to write instead. Stricter than `IpNet`, which takes 010.0.0.0 for 10.0.0.0; to others that
+/// is octal.
+fn parse_cidr(text: &str) -> Result<IpNet, String> {
+    let Some((address, length)) = text.split_once('/') else {
+        return Err(match IpAddr::from_str(text) {
+            Ok(IpAddr::V4(address)) => format!("add the prefix length, as {address}/32"),
+            Ok(IpAddr::V6(address)) => format!("add the prefix length, as {address}/128"),
+            Err(_) => "write address/length, as 10.0.0.0/8".to_owned(),
+        });
+    };
+    let Ok(address) = IpAddr::from_str(address) else {
+        return Err(format!("{} is no IP address (no leading zeros, all parts)", quote(address)));
+    };
+    if matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some()) {
+        return Err("write the IPv4 block itself".to_owned());
+    }
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    let digits =
+        !length.is_empty() && length.bytes().all(|b| b.is_ascii_digit()) && (length == "0" || !length.starts_with('0'));
+    let length = length.parse::<u8>().ok().filter(|_| digits);
+    let net = length.and_then(|length| IpNet::new(address, length).ok());
+    net.ok_or_else(|| format!("the prefix length is a number from 0 to {most}"))
 }

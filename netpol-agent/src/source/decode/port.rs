@@ -15,11 +15,7 @@ pub(super) const PORT_NAME_SYNTAX: &str =
 /// Reads the port at `path`; `None` matches nothing.
 pub(super) fn port(report: &mut Report, path: &str, value: &Value) -> Option<PortMatch> {
     let read = match typed::<NetworkPolicyPort>(path, value) {
-        Ok(read) if value.is_object() => read,
-        Ok(_) => {
-            report.refuse(path, "not a port; write port: 80 or protocol: TCP", NOTHING);
-            return None;
-        }
+        Ok(read) => read,
         Err(mismatch) => {
             report.refuse(&mismatch.path, mismatch.message, NOTHING);
             return None;
@@ -67,7 +63,7 @@ fn named(report: &mut Report, path: &str, name: &str, last: Option<i32>) -> Opti
         return None;
     }
     if !is_port_name(name) {
-        let advice = if name.parse::<u16>().is_ok() { "write the number without quotes" } else { PORT_NAME_SYNTAX };
+        let advice = if name.parse::<u16>().is_ok() { "write a plain number" } else { PORT_NAME_SYNTAX };
         report.refuse(&child(path, "port"), format!("bad port name {}: {advice}", quote(name)), NOTHING);
         return None;
     }

@@ -23,8 +23,11 @@ impl Report {
         Self { origin: origin.to_owned(), object, problems: Vec::new() }
     }
 
-    /// From here on problems name this object.
+    /// The object is called this, also in what was told before that was known.
     pub(super) fn name(&mut self, object: String) {
+        for problem in &mut self.problems {
+            problem.object.clone_from(&object);
+        }
         self.object = object;
     }
 
@@ -84,7 +87,9 @@ pub(super) fn show(value: &Value) -> String {
         Value::Object(fields) if fields.is_empty() => "{}".to_owned(),
         Value::Array(_) => "a list".to_owned(),
         Value::Object(_) => "a mapping".to_owned(),
-        Value::Null | Value::Bool(_) | Value::Number(_) => value.to_string(),
+        Value::Bool(true) => "true (so are y, yes and on without quotes)".to_owned(),
+        Value::Bool(false) => "false (so are n, no and off without quotes)".to_owned(),
+        Value::Null | Value::Number(_) => value.to_string(),
     }
 }
 
@@ -123,9 +128,31 @@ pub(super) fn typed<T: DeserializeOwned>(path: &str, value: &Value) -> Result<Ty
     match serde_ignored::deserialize(deserializer, |ignored| unknown.push(ignored_path(path, &ignored))) {
         Ok(value) => Ok(Typed { value, unknown }),
         Err(error) => {
-            let message = one_line(&error.to_string());
+            let message = in_our_words(&one_line(&error.to_string()));
             Err(Mismatch { path: tracked_path(path, &track.path()), message })
         }
+    }
+}
+
+/// The message of a type mismatch without names that only Rust knows, and with what to do.
+fn in_our_words(message: &str) -> String {
+    const WORDS: [(&str, &str); 4] = [
+        ("expected IntOrString", "expected a port number or name"),
+        ("expected a string", "expected a string: quote it"),
+        ("expected a sequence", "expected a list: write - items"),
+        ("expected a map", "expected a mapping: write key: value"),
+    ];
+    for (from, to) in WORDS {
+        if let Some(found) = message.strip_suffix(from) {
+            return format!("{found}{to}");
+        }
+    }
+    // Any other type that is expected is one of the API's structures.
+    match message.rsplit_once(", expected ") {
+        Some((found, name)) if name.starts_with(|c: char| c.is_ascii_uppercase()) && !name.contains(' ') => {
+            format!("{found}, expected a mapping: write key: value")
+        }
+        _ => message.to_owned(),
     }
 }
 
@@ -150,18 +177,29 @@ fn tracked_path(root: &str, path: &serde_path_to_error::Path) -> String {
     })
 }
 
-/// `, did you mean "ingress"?` where `word` is a slip of one of `known`, else nothing.
+/// ` (did you mean "ingress"?)` where `word` is a slip of one of `known`, else nothing.
 pub(super) fn suggestion(word: &str, known: &[&str]) -> String {
-    near_miss(word, known).map_or_else(String::new, |meant| format!("; did you mean {meant:?}?"))
+    near_miss(word, known).map_or_else(String::new, |meant| format!(" (did you mean {meant:?}?)"))
 }
 
-/// The word of `known` that `word` is probably a misspelling of.
+/// The word of `known` that `word` is probably a misspelling of: the nearest, within two edits (one in a short word).
 pub(super) fn near_miss<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
-    let near = |meant: &&'k str| {
-        let allowed = if meant.len() >= 6 { 2 } else { 1 };
-        word.len() <= SHOWN && distance(&word.to_lowercase(), &meant.to_lowercase()) <= allowed
+    if word.len() > SHOWN {
+        return None;
+    }
+    let distances = known.iter().map(|meant| (edits(&word.to_lowercase(), &meant.to_lowercase()), *meant));
+    let near = distances.filter(|(distance, meant)| *distance <= if meant.len() >= 6 { 2 } else { 1 });
+    near.min_by_key(|(distance, _)| *distance).map(|(_, meant)| meant)
+}
+
+/// How far apart two words are; letters that changed places are one edit.
+fn edits(left: &str, right: &str) -> usize {
+    let sorted = |word: &str| {
+        let mut letters: Vec<char> = word.chars().collect();
+        letters.sort_unstable();
+        letters
     };
-    known.iter().copied().find(near)
+    if left != right && sorted(left) == sorted(right) { 1 } else { distance(left, right) }
 }
 
 /// Levenshtein distance.

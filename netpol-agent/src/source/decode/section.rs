@@ -6,7 +6,7 @@
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::report::{Report, near_miss, suggestion, typed};
+use super::report::{Report, child, near_miss, suggestion, typed};
 
 const HARMLESS: &str = "none: it is ignored";
 
@@ -43,7 +43,11 @@ pub(super) fn stray_fields(report: &mut Report, object: &Map<String, Value>, rea
     let stray = object.keys().filter(|key| !TOP.contains(&key.as_str()));
     let mut known = vec!["metadata"];
     known.extend(read);
-    stray.fold(true, |sound, key| unknown(report, &super::report::child("", key), &known, effect) && sound)
+    let mut sound = true;
+    for key in stray {
+        sound &= unknown(report, &child("", key), &known, effect);
+    }
+    sound
 }
 
 fn unknown(report: &mut Report, path: &str, read: &[&str], effect: &str) -> bool {
