@@ -15,3 +15,6 @@ pub mod node;
 pub mod policy;
 pub mod problem;
 pub mod source;
+
+#[cfg(test)]
+mod testing;
