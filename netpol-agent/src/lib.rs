@@ -22,3 +22,6 @@ pub mod pipeline;
 pub mod policy;
 pub mod problem;
 pub mod source;
+
+#[cfg(test)]
+mod testing;

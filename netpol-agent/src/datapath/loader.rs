@@ -8,14 +8,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::time::Duration;
 
 use aya::maps::{MapData, MapInfo, RingBuf};
 use aya::programs::{ProgramError, ProgramFd, SchedClassifier};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use aya_log::EbpfLogger;
 use netpol_common::abi::{Config, Hook, map};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use super::pins::{PinDir, PinError, PinLock, program_name};
 use super::sizing::{KeptSize, Sizing, SizingError};
@@ -26,6 +25,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ne
 
 /// The map that only a debug build of the object has.
 const LOG_MAP: &str = "AYA_LOGS";
+/// How often the debug log is read.
+const LOG_INTERVAL: Duration = Duration::from_millis(50);
 /// Lines of the verifier's log that an error carries: the end says what was refused.
 const VERIFIER_LINES: usize = 30;
 
@@ -158,8 +159,7 @@ pub struct Datapath {
     pub kept_sizes: Vec<KeptSize>,
     /// True if the maps were pinned by an earlier agent: what they hold is live.
     pub adopted: bool,
-    /// With a debug build of the object: forwards what the programs log to `tracing`. Spawn it; it ends by itself only
-    /// if the log cannot be read.
+    /// With a debug build of the object: forwards what the programs log to `tracing`. Spawn it; it never ends.
     pub debug_log: Option<DebugLog>,
 }
 
@@ -241,7 +241,7 @@ fn load_program(ebpf: &mut Ebpf, program: &'static str) -> Result<Program, LoadE
 
 fn debug_log(ebpf: &mut Ebpf) -> Option<DebugLog> {
     ebpf.map(LOG_MAP)?;
-    let logger = match EbpfLogger::init(ebpf) {
+    let mut logger = match EbpfLogger::init(ebpf) {
         Ok(logger) => logger,
         Err(error) => {
             tracing::warn!(%error, "cannot open the log of the debug programs");
@@ -249,17 +249,10 @@ fn debug_log(ebpf: &mut Ebpf) -> Option<DebugLog> {
         }
     };
     Some(Box::pin(async move {
-        let read = async move {
-            let mut ready = AsyncFd::with_interest(logger, Interest::READABLE)?;
-            loop {
-                let mut guard = ready.readable_mut().await?;
-                guard.get_inner_mut().flush();
-                guard.clear_ready();
-            }
-        };
-        let ended: io::Result<std::convert::Infallible> = read.await;
-        if let Err(error) = ended {
-            tracing::warn!(%error, "cannot read the log of the debug programs");
+        let mut tick = tokio::time::interval(LOG_INTERVAL);
+        loop {
+            tick.tick().await;
+            logger.flush();
         }
     }))
 }

@@ -69,7 +69,16 @@ pub struct PinDir {
 /// The lock on a [`PinDir`]; released when dropped and when the process ends, however it ends.
 #[derive(Debug)]
 pub struct PinLock {
-    _directory: File,
+    directory: File,
+}
+
+impl Drop for PinLock {
+    fn drop(&mut self) {
+        // Closing is not enough while a child process that is about to exec still shares the descriptor.
+        if let Err(error) = self.directory.unlock() {
+            tracing::warn!(%error, "cannot release the lock of the pin directory");
+        }
+    }
 }
 
 impl PinDir {
@@ -112,7 +121,7 @@ impl PinDir {
         // A BPF file system has no ordinary files to lock, but flock(2) works on its directories.
         let directory = File::open(&self.root).map_err(PinError::io("open", &self.root))?;
         match directory.try_lock() {
-            Ok(()) => Ok(PinLock { _directory: directory }),
+            Ok(()) => Ok(PinLock { directory }),
             Err(TryLockError::WouldBlock) => Err(PinError::Locked { path: self.root.clone() }),
             Err(TryLockError::Error(error)) => Err(PinError::io("lock", &self.root)(error)),
         }

@@ -1,1 +1,168 @@
-//! (in work)
+use netpol_common::abi::map;
+
+use super::*;
+use crate::datapath::loader::{LoadOptions, Program, default_config, open};
+use crate::datapath::pins::PinLock;
+use crate::datapath::sizing::Sizing;
+use crate::testing::{Sandbox, has_object, ifindex, in_sandbox, ip, run};
+
+/// An agent as far as attaching goes.
+struct Agent {
+    hooks: Hooks,
+    pins: PinDir,
+    _lock: PinLock,
+}
+
+fn agent(sandbox: &Sandbox, mode: AttachMode) -> Agent {
+    let sizing = Sizing { slots: 16, flows: 1024, unanswered: 1024, fragments: 1024, ..Sizing::default() };
+    let options = LoadOptions { bpffs: sandbox.bpffs.clone(), config: default_config().unwrap(), sizing };
+    let datapath = open(&options).unwrap();
+    let hooks = Hooks::new(datapath.programs, datapath.pins.clone(), mode);
+    Agent { hooks, pins: datapath.pins, _lock: datapath.lock }
+}
+
+fn with_veth(test: impl FnOnce(&Sandbox, u32) + Send) {
+    if !has_object() {
+        return;
+    }
+    in_sandbox(|sandbox| {
+        ip("link add veth0 type veth peer name peer0");
+        test(sandbox, ifindex("veth0"));
+    });
+}
+
+fn qdiscs() -> String {
+    run("tc", "qdisc show dev veth0 clsact")
+}
+
+#[test]
+fn modes_are_named_as_the_flag_spells_them() {
+    assert_eq!("auto".parse(), Ok(AttachMode::Auto));
+    assert_eq!("tcx".parse(), Ok(AttachMode::Tcx));
+    assert_eq!("clsact".parse(), Ok(AttachMode::Clsact));
+    assert!("TCX".parse::<AttachMode>().is_err());
+}
+
+#[test]
+fn a_new_process_takes_over_the_hooks_of_the_old_one() {
+    for (mode, mechanism) in [(AttachMode::Auto, Mechanism::Tcx), (AttachMode::Clsact, Mechanism::Clsact)] {
+        with_veth(|sandbox, veth| {
+            let mut first = agent(sandbox, mode);
+            let attachment = first.hooks.attach(veth).unwrap();
+            assert_eq!(attachment, Attachment { mechanism, adopted: vec![], ahead: vec![] });
+            assert!(first.hooks.is_attached(veth).unwrap());
+            drop(first);
+            let mut second = agent(sandbox, mode);
+            assert!(!second.hooks.is_attached(veth).unwrap());
+            assert_eq!(second.hooks.left_by_earlier_agent().unwrap(), BTreeSet::from([veth]));
+            assert_eq!(second.hooks.attach(veth).unwrap().adopted, HOOKS);
+            assert!(second.hooks.is_attached(veth).unwrap());
+            // One program at each hook, not two.
+            let total: usize = HOOKS
+                .iter()
+                .map(|hook| match mechanism {
+                    Mechanism::Tcx => sys::tcx_programs(veth, *hook).unwrap().len(),
+                    Mechanism::Clsact => tc::count_filters(veth, *hook).unwrap(),
+                })
+                .sum();
+            assert_eq!(total, 2);
+            second.hooks.detach(veth).unwrap();
+            second.hooks.detach(veth).unwrap();
+            assert!(!second.hooks.is_attached(veth).unwrap());
+            assert_eq!(second.pins.interfaces().unwrap(), BTreeSet::new());
+            assert_eq!(qdiscs(), "");
+        });
+    }
+}
+
+#[test]
+fn a_change_of_mode_leaves_one_mechanism() {
+    with_veth(|sandbox, veth| {
+        for (mode, tcx, clsact) in [(AttachMode::Tcx, 1, 0), (AttachMode::Clsact, 0, 1), (AttachMode::Tcx, 1, 0)] {
+            let mut agent = agent(sandbox, mode);
+            agent.hooks.attach(veth).unwrap();
+            assert!(agent.hooks.is_attached(veth).unwrap());
+            for hook in HOOKS {
+                assert_eq!(sys::tcx_programs(veth, hook).unwrap().len(), tcx);
+                assert_eq!(tc::count_filters(veth, hook).unwrap(), clsact);
+            }
+        }
+        assert_eq!(qdiscs(), "");
+    });
+}
+
+#[test]
+fn a_program_ahead_of_ours_is_reported() {
+    with_veth(|sandbox, veth| {
+        let mut agent = agent(sandbox, AttachMode::Auto);
+        agent.hooks.attach(veth).unwrap();
+        // Any program will do as the foreign one.
+        let Program { fd, id } = agent.hooks.programs.at(Hook::ToPod);
+        let (link, foreign) = (sys::tcx_attach_first(fd.as_fd(), veth, Hook::FromPod).unwrap(), *id);
+        assert_eq!(agent.hooks.attach(veth).unwrap().ahead, [(Hook::FromPod, vec![foreign])]);
+        drop(link);
+        assert_eq!(agent.hooks.attach(veth).unwrap().ahead, []);
+    });
+}
+
+#[test]
+fn foreign_filters_and_their_qdisc_stay() {
+    with_veth(|sandbox, veth| {
+        run("tc", "qdisc add dev veth0 clsact");
+        let foreign = agent(sandbox, AttachMode::Clsact);
+        let pin = foreign.pins.map("foreign");
+        sys::pin(foreign.hooks.programs.at(Hook::FromPod).fd.as_fd(), &pin).unwrap();
+        let add = format!("filter add dev veth0 ingress prio 1 handle 1 bpf direct-action pinned {}", pin.display());
+        run("tc", &add);
+        drop(foreign);
+        let mut agent = agent(sandbox, AttachMode::Clsact);
+        agent.hooks.attach(veth).unwrap();
+        assert!(agent.hooks.is_attached(veth).unwrap());
+        assert_eq!(tc::count_filters(veth, Hook::FromPod).unwrap(), 2);
+        cleanup(&agent.pins).unwrap();
+        assert_eq!(tc::count_filters(veth, Hook::FromPod).unwrap(), 1);
+        assert_eq!(tc::count_filters(veth, Hook::ToPod).unwrap(), 0);
+        assert_ne!(qdiscs(), "");
+        assert!(!agent.pins.map(map::ALLOW).exists());
+    });
+}
+
+#[test]
+fn a_foreign_filter_in_our_place_is_not_replaced() {
+    with_veth(|sandbox, veth| {
+        let mut agent = agent(sandbox, AttachMode::Clsact);
+        let pin = agent.pins.map("foreign");
+        sys::pin(agent.hooks.programs.at(Hook::FromPod).fd.as_fd(), &pin).unwrap();
+        run("tc", "qdisc add dev veth0 clsact");
+        let add = format!("filter add dev veth0 egress prio 1 handle 0x6e70 bpf direct-action pinned {}", pin.display());
+        run("tc", &add);
+        let error = agent.hooks.attach(veth).unwrap_err();
+        assert!(matches!(error, AttachError::Taken { hook: Hook::ToPod, .. }), "{error}");
+        agent.hooks.detach(veth).unwrap();
+        assert_eq!(tc::own_filter(veth, Hook::ToPod).unwrap(), tc::Filter::Foreign);
+    });
+}
+
+#[test]
+fn pins_of_a_vanished_interface_are_collected_and_its_index_can_come_back() {
+    for mode in [AttachMode::Auto, AttachMode::Clsact] {
+        with_veth(|sandbox, veth| {
+            let mut agent = agent(sandbox, mode);
+            agent.hooks.attach(veth).unwrap();
+            ip("link del veth0");
+            let error = agent.hooks.attach(veth).unwrap_err();
+            assert!(matches!(error, AttachError::Gone { .. }), "{error}");
+            agent.hooks.attach(veth).unwrap_err();
+            agent.hooks.detach(veth).unwrap();
+            assert_eq!(agent.hooks.left_by_earlier_agent().unwrap(), BTreeSet::new());
+            ip(&format!("link add veth0 index {veth} type veth peer name peer0"));
+            assert_eq!(agent.hooks.attach(veth).unwrap().adopted, []);
+            ip("link del veth0");
+            ip(&format!("link add veth0 index {veth} type veth peer name peer0"));
+            assert_eq!(agent.hooks.attach(veth).unwrap().adopted, []);
+            assert!(agent.hooks.is_attached(veth).unwrap());
+            ip("link del veth0");
+            assert_eq!(agent.hooks.left_by_earlier_agent().unwrap(), BTreeSet::new());
+        });
+    }
+}
