@@ -13,6 +13,7 @@ pub mod demo;
 pub mod frame;
 pub mod generate;
 pub mod judge;
+pub mod level;
 pub mod manifests;
 pub mod netns;
 pub mod node;

@@ -259,7 +259,8 @@ async fn wire_node(node: &Namespace, host: &Namespace, outside: &[IpAddr], runti
     for &address in outside {
         outer.add_address("lo", address, prefix(address, HOST_PREFIX)).await?;
     }
-    Ok(())
+    inner.wait_until_up(&[UPLINK]).await?;
+    outer.wait_until_up(&[UPLINK]).await
 }
 
 async fn wire_pod(
@@ -283,7 +284,8 @@ async fn wire_pod(
             inner.add_default_route(gateway).await?;
         }
     }
-    Ok(())
+    outer.wait_until_up(&[interface, BRIDGE]).await?;
+    inner.wait_until_up(&[POD_LINK]).await
 }
 
 fn prefix(address: IpAddr, [v4, v6]: [u8; 2]) -> u8 {

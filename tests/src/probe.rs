@@ -92,12 +92,12 @@ impl Node {
         self.namespace(from)?.enter(|| unconnected(transport, towards, source))?
     }
 
-    /// Asks one question, with [`SILENCE`] as the limit.
+    /// Asks one question: with [`PATIENCE`] for what should be answered, with [`SILENCE`] for what should not.
     ///
     /// # Errors
     /// If the probe's places are unknown.
-    pub fn probe(&self, probe: &Probe) -> Result<Outcome> {
-        let mut outcomes = self.probe_all(std::slice::from_ref(probe), SILENCE)?;
+    pub fn probe(&self, probe: &Probe, limit: Duration) -> Result<Outcome> {
+        let mut outcomes = self.probe_all(std::slice::from_ref(probe), limit)?;
         outcomes.pop().context("a probe has an outcome")
     }
 

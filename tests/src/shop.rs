@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::manifests;
+use crate::manifests::{self, PodAddresses};
 use crate::node::{NODE, Node, OUTSIDE};
 use crate::probe::{Outcome, PATIENCE, Probe, SILENCE};
 use crate::table::{Cell, Table, Target};
@@ -94,11 +94,47 @@ impl Shop {
     /// # Errors
     /// If it cannot be copied.
     pub fn put(&self, file: &Path) -> Result<()> {
-        let name = file.file_name().context("a manifest has a name")?;
-        let target = self.node.run().manifests().join(name);
+        let name = file.file_name().and_then(|name| name.to_str()).context("a manifest has a name")?;
+        let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        self.put_text(name, &text)
+    }
+
+    /// Writes a manifest, in one step.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn put_text(&self, name: &str, text: &str) -> Result<()> {
         let staged = self.node.run().manifests().with_extension("new");
-        fs::copy(file, &staged).with_context(|| format!("cannot copy {}", file.display()))?;
-        fs::rename(&staged, &target).with_context(|| format!("cannot write {}", target.display()))
+        fs::write(&staged, text)?;
+        fs::rename(&staged, self.node.run().manifests().join(name)).with_context(|| format!("cannot write {name}"))
+    }
+
+    /// Removes a manifest.
+    ///
+    /// # Errors
+    /// If there is none of this name.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        fs::remove_file(self.node.run().manifests().join(name)).with_context(|| format!("cannot remove {name}"))
+    }
+
+    /// Removes every policy of the case.
+    ///
+    /// # Errors
+    /// If one is not there.
+    pub fn remove_policies(&self) -> Result<()> {
+        let files = manifests::files(&self.case.join("policies"))?;
+        files.iter().filter_map(|file| file.file_name()?.to_str()).try_for_each(|name| self.remove(name))
+    }
+
+    /// Takes a pod away and brings it back with its addresses, another interface and no servers.
+    ///
+    /// # Errors
+    /// If there is no such pod.
+    pub fn restart_pod(&mut self, key: &str) -> Result<()> {
+        let pod = PodAddresses::new(key, self.node.addresses(key)?);
+        self.node.remove_pod(key)?;
+        self.node.add_pod(&pod)?;
+        Ok(())
     }
 
     /// The probe that answers one cell.

@@ -290,7 +290,10 @@ fn ask(socket: &Path, request: &Value, limit: Duration) -> Result<Value> {
 }
 
 /// The agent's binary: `$NETPOL_AGENT`, or beside this program's own.
-fn binary() -> Result<PathBuf> {
+///
+/// # Errors
+/// If it is not there.
+pub fn binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(BINARY_VARIABLE) {
         return Ok(path.into());
     }

@@ -18,7 +18,7 @@ use self::report::Report;
 use crate::agent::{Agent, Lines, Options, Output, Settled};
 use crate::connection::{Connection, Side};
 use crate::manifests;
-use crate::probe::{Outcome, PATIENCE};
+use crate::probe::{Outcome, PATIENCE, SILENCE};
 use crate::servers::Transport;
 use crate::shop::{METADATA, Shop, case};
 use crate::table::{Table, Target};
@@ -173,9 +173,9 @@ impl Demo {
         for (source, name, port) in attempts {
             let target = Target { name: name.to_owned(), port, transport: Transport::Tcp };
             let probe = self.shop.probe(source, &target, self.settings.ipv6)?;
-            let lines = self.agent.as_ref().map(|agent| agent.drops().clone()).unwrap_or_default();
+            let lines = self.drop_lines();
             let mark = lines.count();
-            let outcome = self.shop.node.probe(&probe)?;
+            let outcome = self.shop.node.probe(&probe, SILENCE)?;
             self.report.check(&format!("{source} -> {target}: {outcome}"), outcome == Outcome::Silence)?;
             self.show_drop(&lines, mark, source, port)?;
         }
@@ -185,10 +185,19 @@ impl Demo {
     fn show_drop(&mut self, lines: &Lines, mark: usize, source: &str, port: u16) -> Result<()> {
         let port = port.to_string();
         let wanted = |line: &str| line.contains(source) && line.contains(&port) && line.contains("policy-denied");
-        match lines.wait_for(mark, DROP_LIMIT, wanted) {
+        match lines.wait_for(mark, self.drop_limit(), wanted) {
             Some(line) => self.report.agent_line(&line),
             None => self.report.check("the agent reported the drop", false),
         }
+    }
+
+    /// What the agent prints; without one, nothing ever.
+    fn drop_lines(&self) -> Lines {
+        self.agent.as_ref().map(|agent| agent.drops().clone()).unwrap_or_default()
+    }
+
+    fn drop_limit(&self) -> Duration {
+        if self.agent.is_some() { DROP_LIMIT } else { Duration::ZERO }
     }
 
     /// Two connections to the database; the policy keeps one of them.
@@ -200,7 +209,7 @@ impl Demo {
         self.both_ways(&mut cut, "production/user-api", PATIENCE, true)?;
         self.both_ways(&mut kept, "production/payment-service", PATIENCE, true)?;
 
-        let lines = self.agent.as_ref().map(|agent| agent.drops().clone()).unwrap_or_default();
+        let lines = self.drop_lines();
         let mark = lines.count();
         let file = self.shop.put_change(CHANGE)?;
         let text = fs::read_to_string(&file)?;
@@ -210,7 +219,7 @@ impl Demo {
 
         self.both_ways(&mut cut, "production/user-api", CUT, false)?;
         self.both_ways(&mut kept, "production/payment-service", PATIENCE, true)?;
-        match lines.wait_for(mark, DROP_LIMIT, |line| line.contains("flow-revoked")) {
+        match lines.wait_for(mark, self.drop_limit(), |line| line.contains("flow-revoked")) {
             Some(line) => self.report.agent_line(&line),
             None => self.report.check("the agent reported the revoked connection", false),
         }
@@ -258,7 +267,7 @@ impl Demo {
             self.report.done(&format!("    # {about}\n    {line}"), "try", json!({"command": line, "about": about}))?;
         }
         self.report.text("\nDrops as they happen:")?;
-        let lines = self.agent.as_ref().map(|agent| agent.drops().clone()).unwrap_or_default();
+        let lines = self.drop_lines();
         let mut mark = lines.count();
         loop {
             for line in lines.since(mark) {

@@ -5,15 +5,23 @@
 
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use futures_util::TryStreamExt;
 use nix::net::if_::if_nametoindex;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
-use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkMessage};
+use rtnetlink::packet_route::link::{
+    BridgePortState, InfoBridgePort, InfoData, InfoPortData, InfoVeth, LinkAttribute, LinkInfo, LinkMessage, State,
+};
 use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::runtime;
+use tokio::time::{Instant, sleep};
 
 use super::Namespace;
+
+/// How long an interface may take to carry packets.
+const UP_LIMIT: Duration = Duration::from_secs(10);
 
 /// One end of a veth pair.
 #[derive(Clone, Copy, Debug)]
@@ -127,7 +135,40 @@ impl<'a> Links<'a> {
         self.handle.route().add(route).execute().await.with_context(|| format!("cannot route through {gateway}"))
     }
 
+    /// Waits until the interfaces carry packets. An interface that was just brought up does not before a work queue of the
+    /// kernel has seen it, which takes long on a busy machine; until then it drops in silence.
+    ///
+    /// # Errors
+    /// If one is not up in [`UP_LIMIT`].
+    pub async fn wait_until_up(&self, names: &[&str]) -> Result<()> {
+        let deadline = Instant::now() + UP_LIMIT;
+        for name in names {
+            let index = self.index(name)?;
+            while !self.is_up(index).await? {
+                ensure!(Instant::now() < deadline, "{name} is not up after {UP_LIMIT:?}");
+                sleep(Duration::from_millis(2)).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn is_up(&self, index: u32) -> Result<bool> {
+        let message = self.handle.link().get().match_index(index).execute().try_next().await?;
+        let attributes = message.context("a link vanished")?.attributes;
+        let up = attributes.iter().any(|it| matches!(it, LinkAttribute::OperState(State::Up)));
+        Ok(up && attributes.iter().all(|it| !is_idle_port(it)))
+    }
+
     async fn set(&self, message: LinkMessage) -> Result<()> {
         Ok(self.handle.link().set(message).execute().await?)
     }
+}
+
+/// True for the state of a bridge port that does not forward yet.
+fn is_idle_port(attribute: &LinkAttribute) -> bool {
+    let LinkAttribute::LinkInfo(infos) = attribute else { return false };
+    infos.iter().any(|info| {
+        let LinkInfo::PortData(InfoPortData::BridgePort(port)) = info else { return false };
+        port.iter().any(|it| matches!(it, InfoBridgePort::State(state) if *state != BridgePortState::Forwarding))
+    })
 }

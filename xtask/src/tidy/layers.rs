@@ -31,34 +31,36 @@ const IMPURE: &[&str] = &[
     "std::env",
 ];
 
+/// The values and pure stages of the datapath: everything between the compiler and the kernel.
+const DATAPATH_VALUES: &[&str] =
+    &["problem", "datapath::desired", "datapath::diff", "datapath::ids", "datapath::installed", "datapath::plan"];
+
+const fn pure_datapath(path: &'static str) -> Layer {
+    Layer { path, may_use: Some(DATAPATH_VALUES), never: IMPURE }
+}
+
 const LAYERS: &[Layer] = &[
     Layer { path: "netpol-common/src", may_use: None, never: &["std", "alloc", "aya"] },
+    // Behind the feature `user`: conversions and `aya::Pod`, which must live with the types.
+    Layer { path: "netpol-common/src/abi/address", may_use: None, never: &["alloc", "aya"] },
     Layer { path: "netpol-common/src/abi/pod", may_use: None, never: &["std", "alloc"] },
-    // Tables of ordinary maps, for tests on the host.
+    // Behind the feature `user`: the tables as ordinary maps.
     Layer { path: "netpol-common/src/host", may_use: None, never: &["aya"] },
     Layer { path: "netpol-agent/src/cluster", may_use: Some(&["problem"]), never: IMPURE },
     Layer {
         path: "netpol-agent/src/policy",
-        may_use: Some(&["cluster", "problem", "datapath::desired", "datapath::plan"]),
+        may_use: Some(&["cluster", "problem", "datapath::desired", "datapath::ids", "datapath::plan"]),
         never: IMPURE,
     },
-    Layer { path: "netpol-agent/src/datapath/desired", may_use: Some(&["problem", "datapath::plan"]), never: IMPURE },
-    Layer { path: "netpol-agent/src/datapath/plan", may_use: Some(&["problem", "datapath::desired"]), never: IMPURE },
-    Layer {
-        path: "netpol-agent/src/datapath/diff",
-        may_use: Some(&["problem", "datapath::desired", "datapath::plan"]),
-        never: IMPURE,
-    },
-    Layer {
-        path: "netpol-agent/src/datapath",
-        may_use: Some(&["problem", "datapath"]),
-        never: &["kube", "k8s_openapi"],
-    },
-    Layer {
-        path: "netpol-agent/src/source",
-        may_use: Some(&["problem", "cluster::model", "cluster"]),
-        never: &["aya"],
-    },
+    pure_datapath("netpol-agent/src/datapath/apply"),
+    pure_datapath("netpol-agent/src/datapath/desired"),
+    pure_datapath("netpol-agent/src/datapath/diff"),
+    pure_datapath("netpol-agent/src/datapath/ids"),
+    pure_datapath("netpol-agent/src/datapath/installed"),
+    pure_datapath("netpol-agent/src/datapath/plan"),
+    Layer { path: "netpol-agent/src/datapath", may_use: Some(&["problem"]), never: &["kube", "k8s_openapi"] },
+    Layer { path: "netpol-agent/src/node", may_use: Some(&["problem"]), never: &["kube", "k8s_openapi", "aya"] },
+    Layer { path: "netpol-agent/src/source", may_use: Some(&["problem", "cluster"]), never: &["aya", "rtnetlink"] },
     Layer {
         path: "netpol-agent/src/flow",
         may_use: Some(&["problem", "cluster", "policy::provenance", "policy::Provenance"]),
@@ -66,7 +68,7 @@ const LAYERS: &[Layer] = &[
     },
 ];
 
-/// Modules that join stages: they may name everything.
+/// A module without an entry (`pipeline`, `cli`, `main`) joins stages: it may name everything.
 pub(super) fn check(sources: &[Source]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for source in sources.iter().filter(|source| !is_test(&source.path)) {
@@ -87,6 +89,7 @@ fn check_file(source: &Source, layer: &Layer) -> Vec<Finding> {
         if let Some(banned) = layer.never.iter().find(|banned| names(&path, banned)) {
             report(line, format!("names {banned}: {} must not ({})", layer.path, reason_of(banned)));
         }
+        let path = absolute(&source.path, &path);
         let (Some(inner), Some(may_use)) = (path.strip_prefix("crate::"), layer.may_use) else { continue };
         let allowed = may_use.iter().chain([&own.as_str()]).any(|allowed| is_at_or_below_path(inner, allowed));
         if !allowed {
@@ -121,6 +124,21 @@ fn is_at_or_below(module: &str, path: &str) -> bool {
 
 fn is_at_or_below_path(path: &str, prefix: &str) -> bool {
     path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
+/// A path through `super` as one through `crate`, as seen from the top of a file.
+fn absolute(file: &str, path: &str) -> String {
+    let module = own_path(file.trim_end_matches(".rs"));
+    let mut module: Vec<&str> = module.split("::").filter(|part| !matches!(*part, "mod" | "lib" | "main")).collect();
+    let mut rest = path;
+    while let Some(after) = rest.strip_prefix("super::") {
+        module.pop();
+        rest = after;
+    }
+    if rest.len() == path.len() {
+        return path.to_owned();
+    }
+    ["crate"].into_iter().chain(module).chain([rest]).collect::<Vec<_>>().join("::")
 }
 
 /// `netpol-agent/src/datapath/diff` is `datapath::diff` in its crate.
@@ -211,6 +229,11 @@ mod tests {
             "use crate::cluster::model::Pod;\nuse crate::policy::peers::Peer;\nuse crate::datapath::plan::Plan;\n";
         assert_eq!(messages("netpol-agent/src/policy/compile.rs", good), [""; 0]);
         assert_eq!(messages("netpol-agent/src/policy/compile.rs", "use crate::datapath::maps::Maps;\n").len(), 1);
+        assert_eq!(
+            messages("netpol-agent/src/policy/compile.rs", "use super::super::datapath::maps::Maps;\n").len(),
+            1
+        );
+        assert_eq!(messages("netpol-agent/src/policy/compile.rs", "use super::peers::Peer;\n"), [""; 0]);
         assert_eq!(messages("netpol-agent/src/policy/mod.rs", "use kube::Client;\n").len(), 1);
         assert_eq!(messages("netpol-agent/src/policy/mod.rs", "\nfn f() { std::fs::read(p) }\n").len(), 1);
         assert_eq!(messages("netpol-agent/src/policy/mod.rs", "use std::time::SystemTime;\n").len(), 1);

@@ -1,0 +1,30 @@
+//! Whether this machine can run a test: a test that cannot says why and is skipped, and fails under CI.
+
+use crate::agent;
+
+/// True if namespaces can be made here. Otherwise says why, and fails under CI.
+///
+/// # Panics
+/// Under CI, if not.
+#[must_use]
+pub fn has_kernel() -> bool {
+    nix::unistd::geteuid().is_root() || skip("network namespaces and BPF need root")
+}
+
+/// As [`has_kernel`], and the agent is built.
+///
+/// # Panics
+/// Under CI, if not.
+#[must_use]
+pub fn has_agent() -> bool {
+    has_kernel() && agent::binary().map_or_else(|error| skip(&format!("{error:#}")), |_binary| true)
+}
+
+#[expect(clippy::print_stderr, clippy::panic, reason = "it speaks for a test")]
+fn skip(reason: &str) -> bool {
+    if std::env::var_os("CI").is_some() {
+        panic!("cannot run, which fails under CI: {reason}");
+    }
+    eprintln!("skipped: {reason}");
+    false
+}
