@@ -1,6 +1,7 @@
 //! netpol's judges and harnesses.
 //!
-//! - `oracle`, `npconf`, `judge`, `replay`: the naive oracle, the conformance suites as data, and who is asked about them.
+//! - `oracle`, `npconf`, `judge`, `replay`: the naive oracle, the conformance suites as data, and who is asked about them; `replica`:
+//!   the compiler and the hooks as the second judge.
 //! - `generate`, `property`, `frame`: random clusters and histories, their properties, and packets as bytes.
 //! - `netns`, `node`, `servers`, `probe`, `connection`, `agent`: a node made of network namespaces, real servers and clients in
 //!   its pods, the real agent beside them.
@@ -22,6 +23,7 @@ pub mod oracle;
 pub mod probe;
 pub mod property;
 pub mod replay;
+pub mod replica;
 pub mod servers;
 pub mod shop;
 pub mod table;

@@ -43,6 +43,8 @@ struct Context<'a> {
     /// Every block of every policy that isolates the subject in this direction; only a fault looks at it.
     all_blocks: &'a [Value],
     peer: &'a Side,
+    /// Who may be reached: the subject itself for ingress, the live pods at the peer's address for egress.
+    destination_pods: &'a [&'a Value],
     probe: &'a Probe,
 }
 
@@ -94,8 +96,12 @@ impl Oracle {
             return true;
         }
         let all_blocks: Vec<Value> = isolating.iter().flat_map(|policy| blocks(policy, direction)).collect();
+        let destination_pods: Vec<&Value> = match direction {
+            Direction::Ingress => vec![pod],
+            Direction::Egress => self.owners(peer.address).into_iter().map(|(_, pod)| pod).collect(),
+        };
         isolating.iter().any(|policy| {
-            let context = Context { policy, all_blocks: &all_blocks, peer, probe };
+            let context = Context { policy, all_blocks: &all_blocks, peer, destination_pods: &destination_pods, probe };
             list(&policy["spec"], section(direction))
                 .iter()
                 .any(|rule| self.peers_match(rule, peers_field(direction), context) && self.ports_match(rule, context))
@@ -240,8 +246,8 @@ impl Oracle {
                 declared.next() == Some(probed)
             }
             Value::String(name) => {
-                let owners = self.owners(context.probe.destination.address);
-                !owners.is_empty() && owners.iter().all(|(_, pod)| declared_port(pod, name, protocol) == Some(probed))
+                let pods = context.destination_pods;
+                !pods.is_empty() && pods.iter().all(|pod| declared_port(pod, name, protocol) == Some(probed))
             }
             other @ (Value::Bool(_) | Value::Array(_) | Value::Object(_)) => {
                 panic!("port is neither number nor name: {other}")

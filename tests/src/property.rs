@@ -111,18 +111,23 @@ pub fn regressions() -> PathBuf {
 /// Writes a history to a file of its own. Its name has a number that the content decides, so that a failure seen twice
 /// is one file.
 fn keep(name: &str, reason: &str, history: &History) -> anyhow::Result<PathBuf> {
-    let batches: Vec<Vec<Value>> =
-        history.batches.iter().map(|batch| batch.iter().map(change_to_json).collect()).collect();
+    // A change a line.
+    let batch = |changes: &Vec<Change>| {
+        let lines: Vec<String> = changes.iter().map(|change| format!("  {}", change_to_json(change))).collect();
+        format!(" [\n{}\n ]", lines.join(",\n"))
+    };
+    let batches: Vec<String> = history.batches.iter().map(batch).collect();
     let ports: Vec<String> =
         history.last.ports.iter().map(|(protocol, port)| format!("{}/{port}", protocol.name())).collect();
-    let text = serde_json::to_string_pretty(&json!({ "why": reason, "ports": ports, "batches": batches }))?;
+    let (why, ports, batches) = (json!(reason), json!(ports), batches.join(",\n"));
+    let text = format!("{{\n\"why\": {why},\n\"ports\": {ports},\n\"batches\": [\n{batches}\n]\n}}\n");
     // FNV-1a: stable over runs and toolchains.
     let number = text
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     std::fs::create_dir_all(regressions())?;
     let path = regressions().join(format!("{name}-{:08x}.json", number >> 32));
-    std::fs::write(&path, text + "\n").with_context(|| format!("cannot keep the failure as {}", path.display()))?;
+    std::fs::write(&path, text).with_context(|| format!("cannot keep the failure as {}", path.display()))?;
     Ok(path)
 }
 

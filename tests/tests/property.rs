@@ -5,11 +5,14 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use netpol_tests::generate::history::{History, history};
 use netpol_tests::generate::{Sharing, scene};
 use netpol_tests::judge::Judge;
 use netpol_tests::oracle::Oracle;
 use netpol_tests::oracle::fault::Fault;
-use netpol_tests::property::runner;
+use netpol_tests::property::{first_difference, read_kept, regressions, require_agreement, runner};
+use netpol_tests::replica::Replica;
+use proptest::strategy::Strategy;
 
 /// Scenes in which no mistake would show are no test of the compiler.
 #[test]
@@ -56,4 +59,31 @@ fn random_scenes_are_legal_and_undecided() {
     let (allowed, all) = *counts.borrow();
     println!("{allowed} of {all} probes are allowed");
     assert!(allowed * 10 > all * 3 && allowed * 10 < all * 8, "{allowed} of {all} probes are allowed");
+}
+
+#[test]
+fn the_compiler_and_the_hooks_agree_with_the_oracle_on_random_clusters() {
+    let scenes = scene(Sharing::Never).prop_map(History::at_once);
+    require_agreement("scene", 300, scenes, Replica::default).unwrap();
+}
+
+#[test]
+fn after_any_history_the_compiler_agrees_with_the_oracle_of_the_end_state() {
+    require_agreement("history", 300, history(), Replica::default).unwrap();
+}
+
+/// What only one of two live pods with one address may do, nobody at that address may.
+#[test]
+fn an_address_that_two_live_pods_claim_gets_what_both_have() {
+    let scenes = scene(Sharing::Sometimes).prop_map(History::at_once);
+    require_agreement("shared-address", 300, scenes, Replica::default).unwrap();
+}
+
+#[test]
+fn every_kept_failure_stays_fixed() {
+    let kept = std::fs::read_dir(regressions()).unwrap().map(|entry| entry.unwrap().path());
+    for path in kept.filter(|path| path.extension().is_some_and(|extension| extension == "json")) {
+        let found = first_difference(&read_kept(&path).unwrap(), &mut Replica::default()).unwrap();
+        assert!(found.is_none(), "{}: {found:?}", path.display());
+    }
 }

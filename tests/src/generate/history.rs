@@ -59,6 +59,14 @@ pub struct History {
     pub last: Scene,
 }
 
+impl History {
+    /// A cluster that is there all at once.
+    #[must_use]
+    pub fn at_once(scene: Scene) -> Self {
+        Self { batches: vec![scene.objects.creation()], last: scene }
+    }
+}
+
 /// Histories of a random cluster and up to a dozen edits.
 pub fn history() -> impl Strategy<Value = History> {
     let shuffled = super::scene(Sharing::Never).prop_flat_map(|scene| {
