@@ -59,7 +59,8 @@ fn enter(directory: &PathBuf) -> Result<(), String> {
     fs::create_dir_all(directory).map_err(|error| error.to_string())?;
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).map_err(step("cannot make namespaces"))?;
     let nothing = None::<&str>;
-    mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing).map_err(step("cannot detach mounts"))?;
+    mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)
+        .map_err(step("cannot detach mounts"))?;
     mount(Some("bpf"), directory, Some("bpf"), MsFlags::empty(), nothing).map_err(step("cannot mount a bpffs"))?;
     ip("link set lo up");
     Ok(())

@@ -3,6 +3,11 @@
 //!
 //! Calls block for one round trip to the kernel and act in the network namespace of the calling thread.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "netlink has attributes by the dozen and grows new ones; what is not read is of no interest"
+)]
+
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 

@@ -1,29 +1,189 @@
 //! The node side: which interfaces are pods', whose addresses are behind them, and which addresses are the node's own.
 //!
-//! What the pipeline wants of it (`Node` in this module):
-//! - `Node::start(&NodeConfig) -> Result<Node, NodeError>` (async): first full dump done when it returns.
-//! - `node.want(BTreeSet<IpAddr>)`: addresses that pods of this node may have; looked for at once, again when links change.
-//! - `node.view() -> &NodeView`: as of the last `changed()` or `settle()`.
-//! - `node.changed().await`: something in the view changed (cancel safe, for `select!`).
-//! - `node.settle(limit).await`: nothing is unresolved any more (found, or known not to be here), or the limit is over.
+//! In: netlink, and the addresses that pods of this node may have. Out: a [`NodeView`], kept up to date. It attaches
+//! nothing, knows no pods and enters no namespace. Start at [`Node`].
 
+mod locate;
+mod name;
+mod netlink;
+mod state;
 pub mod view;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+pub use name::NamePattern;
+pub use view::{NodeView, PodInterface};
+
+use locate::Locator;
+use netlink::{Netlink, Notice};
+use state::State;
+
+/// Everything is asked for anew this often: a safety net under the notifications.
+const RESYNC: Duration = Duration::from_secs(60);
+/// Pause before a new connection after one broke.
+const RECONNECT: Duration = Duration::from_secs(1);
+
+/// Why netlink cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// No connection.
+    #[error("cannot listen to the kernel's interface notifications (netlink): {0}")]
+    Connect(#[source] io::Error),
+    /// A request failed.
+    #[error("cannot ask the kernel for {what} (netlink): {source}; needs CAP_NET_ADMIN")]
+    Dump {
+        /// What was asked for.
+        what: &'static str,
+        /// The kernel's answer.
+        source: rtnetlink::Error,
+    },
+}
+
+/// Settings of the node side.
+#[derive(Clone, Debug)]
 pub struct NodeConfig {
-    pub pod_interfaces: Vec<String>,
+    /// Names of the host's ends of pod interfaces; only veths whose other end is in another namespace count.
+    pub pod_interfaces: NamePattern,
 }
-pub struct Node {
-    view: view::NodeView,
-}
-impl Node {
-    pub async fn start(_: &NodeConfig) -> anyhow::Result<Self> {
-        Ok(Self { view: Default::default() })
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self { pod_interfaces: NamePattern::new("veth*") }
     }
-    pub fn view(&self) -> &view::NodeView {
+}
+
+/// The node, seen through netlink in the network namespace of the thread that started it.
+///
+/// Nothing happens in the background: the view moves in [`Node::changed`] and [`Node::settle`] only.
+pub struct Node {
+    pod_interfaces: NamePattern,
+    netlink: Netlink,
+    state: State,
+    locator: Locator,
+    view: NodeView,
+    /// When to look again though nothing changed.
+    again: Option<Instant>,
+    /// When everything was asked for last; none if that is due at once.
+    dumped: Option<Instant>,
+    /// The view moved and [`Node::changed`] has not said so yet.
+    unreported: bool,
+}
+
+impl Node {
+    /// Subscribes, asks the kernel for everything once, and returns with the first view.
+    ///
+    /// # Errors
+    /// If netlink cannot be used.
+    pub async fn start(config: &NodeConfig) -> Result<Self, NodeError> {
+        let netlink = Netlink::connect()?;
+        let state = netlink.dump().await?;
+        let mut node = Self {
+            pod_interfaces: config.pod_interfaces.clone(),
+            netlink,
+            state,
+            locator: Locator::default(),
+            view: NodeView::default(),
+            again: None,
+            dumped: Some(Instant::now()),
+            unreported: false,
+        };
+        node.look()?;
+        node.unreported = false;
+        Ok(node)
+    }
+
+    /// Sets the addresses that pods of this node may have, those of other nodes' pods may be among them. New ones are
+    /// looked for at once; those left out are forgotten.
+    pub fn want(&mut self, addresses: BTreeSet<IpAddr>) {
+        self.locator.want(addresses);
+        if let Err(error) = self.look() {
+            // The next resync asks again.
+            tracing::warn!(%error, "cannot look for pod addresses now");
+            self.dumped = None;
+        }
+    }
+
+    /// The node as of the last [`Node::want`], [`Node::changed`] or [`Node::settle`].
+    #[must_use]
+    pub const fn view(&self) -> &NodeView {
         &self.view
     }
-    pub fn want(&mut self, _: std::collections::BTreeSet<std::net::IpAddr>) {}
+
+    /// Waits until the view has changed. Cancel safe: nothing is lost, the next call goes on.
     pub async fn changed(&mut self) {
-        std::future::pending().await
+        while !self.unreported {
+            if let Err(error) = self.step().await {
+                tracing::warn!(%error, "listening to the kernel again");
+                tokio::time::sleep(RECONNECT).await;
+                self.reconnect();
+            }
+        }
+        self.unreported = false;
     }
-    pub async fn settle(&mut self, _: std::time::Duration) {}
+
+    /// Waits until no wanted address is being looked for any more (it was found, or nobody answers for it), at most
+    /// `limit`: true if so.
+    pub async fn settle(&mut self, limit: Duration) -> bool {
+        let wait = async {
+            while !self.view.unresolved.is_empty() {
+                self.changed().await;
+            }
+        };
+        tokio::time::timeout(limit, wait).await.is_ok()
+    }
+
+    /// One notification with all that wait behind it, one question that is due, or one full dump.
+    async fn step(&mut self) -> Result<(), NodeError> {
+        let Some(dumped) = self.dumped else {
+            self.state = self.netlink.dump().await?;
+            self.dumped = Some(Instant::now());
+            return self.look();
+        };
+        let resync = dumped + RESYNC;
+        let due = self.again.map_or(resync, |again| again.min(resync));
+        let notice = tokio::select! {
+            notice = self.netlink.notice() => Some(notice?),
+            () = tokio::time::sleep_until(due.into()) => None,
+        };
+        if Instant::now() >= resync {
+            self.dumped = None;
+        }
+        let mut next = notice;
+        let mut look = next.is_none();
+        while let Some(notice) = next {
+            match notice {
+                Notice::Update(update) => look |= self.state.apply(update),
+                Notice::Nothing => {}
+                Notice::Lost => self.dumped = None,
+            }
+            next = self.netlink.waiting_notice();
+        }
+        if look { self.look() } else { Ok(()) }
+    }
+
+    fn look(&mut self) -> Result<(), NodeError> {
+        let look = self.locator.look(&self.state, |name| self.pod_interfaces.matches(name), Instant::now());
+        self.again = look.again;
+        if look.view != self.view {
+            self.view = look.view;
+            self.unreported = true;
+        }
+        look.probes.into_iter().try_for_each(|probe| self.netlink.probe(probe))
+    }
+
+    fn reconnect(&mut self) {
+        match Netlink::connect() {
+            Ok(netlink) => {
+                self.netlink = netlink;
+                self.dumped = None;
+            }
+            Err(error) => tracing::warn!(%error, "cannot reconnect"),
+        }
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use crate::problem::Problem;
+
 /// An interface that a pod is behind, or may be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodInterface {
@@ -25,4 +27,6 @@ pub struct NodeView {
     pub interfaces: BTreeMap<u32, PodInterface>,
     /// Wanted addresses that are still being looked for.
     pub unresolved: BTreeSet<IpAddr>,
+    /// Wanted addresses that were found where they cannot be taken.
+    pub problems: Vec<Problem>,
 }

@@ -134,7 +134,8 @@ fn a_foreign_filter_in_our_place_is_not_replaced() {
         let pin = agent.pins.map("foreign");
         sys::pin(agent.hooks.programs.at(Hook::FromPod).fd.as_fd(), &pin).unwrap();
         run("tc", "qdisc add dev veth0 clsact");
-        let add = format!("filter add dev veth0 egress prio 1 handle 0x6e70 bpf direct-action pinned {}", pin.display());
+        let add =
+            format!("filter add dev veth0 egress prio 1 handle 0x6e70 bpf direct-action pinned {}", pin.display());
         run("tc", &add);
         let error = agent.hooks.attach(veth).unwrap_err();
         assert!(matches!(error, AttachError::Taken { hook: Hook::ToPod, .. }), "{error}");

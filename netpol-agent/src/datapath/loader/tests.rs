@@ -29,8 +29,10 @@ fn every_pinned_map_of_the_table_is_in_the_object_and_nothing_else() {
     in_sandbox(|sandbox| {
         let datapath = open(&options(sandbox)).unwrap();
         assert!(!datapath.adopted);
-        let mut pinned: Vec<String> =
-            fs::read_dir(datapath.pins.maps()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut pinned: Vec<String> = fs::read_dir(datapath.pins.maps())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
         let mut wanted: Vec<String> = Sizing::default().maps().iter().map(|spec| spec.name.to_owned()).collect();
         pinned.sort();
         wanted.sort();

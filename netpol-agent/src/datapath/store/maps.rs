@@ -28,6 +28,7 @@ impl Pinned<'_> {
 }
 
 /// The kernel's answer inside an error of aya's.
+#[expect(clippy::wildcard_enum_match_arm, reason = "every other error has no answer of the kernel's inside")]
 pub(super) fn io_error(error: MapError) -> io::Error {
     match error {
         MapError::SyscallError(error) => error.io_error,
