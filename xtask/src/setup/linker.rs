@@ -40,14 +40,19 @@ pub(super) fn look() -> State {
     }
 }
 
+/// True if a bpf-linker for a toolchain of this LLVM is here or can be built.
+pub(super) fn fits(nightly: &str, llvm: u32) -> bool {
+    find().is_some_and(|found| found.llvm.is_none_or(|own| own >= llvm)) || choose(nightly, llvm, false).is_ok()
+}
+
 pub(super) fn install() -> Result<()> {
-    let llvm = choose(rust::llvm_major()?, true)?;
+    let llvm = choose(rust::nightly(), rust::llvm_major()?, true)?;
     system::install_packages(&llvm.packages())?;
     shell::run(&mut llvm.install_command())
 }
 
 fn missing(wanted: u32, why: &str) -> State {
-    match choose(wanted, false) {
+    match choose(rust::nightly(), wanted, false) {
         Ok(llvm) => {
             let mut lines = system::lines_for(&llvm.packages());
             lines.push(shell::line_of(&llvm.install_command()));
@@ -120,14 +125,12 @@ impl Llvm {
 }
 
 /// The oldest LLVM that reads nightly's bitcode, that bpf-linker knows, and that is installed or a package.
-fn choose(wanted: u32, may_update: bool) -> Result<Llvm> {
-    let nightly = rust::nightly();
+fn choose(nightly: &str, wanted: u32, may_update: bool) -> Result<Llvm> {
     let candidates: Vec<u32> = KNOWN.filter(|&major| major >= wanted).collect();
     if candidates.is_empty() {
         bail!(
             "{nightly} has LLVM {wanted}, and bpf-linker {VERSION} can be built with {} to {}. Install a nightly of that \
-             range, `rustup toolchain install nightly-2026-05-20 --profile minimal --component rust-src`, and set \
-             NETPOL_NIGHTLY to its name",
+             range and set NETPOL_NIGHTLY to its name",
             KNOWN.start(),
             KNOWN.end()
         );
@@ -168,7 +171,7 @@ mod tests {
 
     #[test]
     fn an_llvm_beyond_what_the_linker_knows_is_said_with_a_way_out() {
-        let error = choose(99, false).unwrap_err().to_string();
+        let error = choose("nightly", 99, false).unwrap_err().to_string();
         assert!(error.contains("LLVM 99") && error.contains("NETPOL_NIGHTLY"), "{error}");
     }
 }

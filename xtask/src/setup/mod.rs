@@ -71,11 +71,14 @@ pub(crate) fn run(options: Options) -> Result<bool> {
         let state = if options.check { (item.look)() } else { look_or_provide(item)? };
         good &= matches!(state, State::Ok(_));
         print(item, &state);
+        if !good && !options.check {
+            break;
+        }
     }
     let verdict = match (good, options.check) {
         (true, _) => "everything is there",
         (false, true) => "something is missing: cargo xtask setup provides what it can",
-        (false, false) => "something is missing and cannot be provided from here: see above",
+        (false, false) => "this cannot be provided from here, and what follows needs it: see above",
     };
     shell::say(verdict);
     Ok(good)
