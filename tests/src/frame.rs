@@ -1,30 +1,53 @@
-//! First packets of connections as bytes: Ethernet, IPv4 or IPv6, and a TCP SYN, UDP datagram, SCTP INIT or ICMP echo request.
+//! Packets of a connection as bytes: Ethernet, IPv4 or IPv6, and TCP, UDP, SCTP or ICMP echo.
 //!
-//! In: a [`Probe`] and the link addresses. Out: a frame as it crosses the pod's veth, checksums of IPv4 headers included
-//! and those of transports left zero (no hook looks at them).
+//! In: the [`Probe`] that names the connection, which of its [`Packet`]s is wanted, and the link addresses. Out: a frame as
+//! it crosses a pod's veth, checksums of IPv4 headers included and those of transports left zero (no hook looks at them).
 
 use std::net::IpAddr;
 
 use crate::judge::{Probe, Protocol};
 
-/// Link addresses and source port of a frame; what is not in the probe.
+/// Source port of every connection, or identifier of an echo request.
+pub const SOURCE_PORT: u16 = 40_000;
+
+/// One packet of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packet {
+    /// TCP SYN, UDP datagram, SCTP INIT, echo request.
+    Opening,
+    /// TCP SYN-ACK, UDP datagram, SCTP INIT ACK, echo reply: from the destination to the source.
+    Answer,
+    /// What the opener sends later.
+    FromOpener,
+    /// What the other side sends later.
+    FromAnswerer,
+}
+
+impl Packet {
+    /// Whether it goes from the connection's source to its destination.
+    #[must_use]
+    pub const fn is_forward(self) -> bool {
+        matches!(self, Self::Opening | Self::FromOpener)
+    }
+}
+
+/// Link addresses of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Link {
     /// Ethernet source.
     pub source: [u8; 6],
     /// Ethernet destination.
     pub destination: [u8; 6],
-    /// Source port, or identifier of an echo request.
-    pub source_port: u16,
 }
 
-/// The first packet of the probe's connection. None if its addresses are of two families.
+/// A packet of the probe's connection. None if its addresses are of two families.
 #[must_use]
-pub fn first_packet(probe: &Probe, link: &Link) -> Option<Vec<u8>> {
-    let transport = transport(probe, link.source_port);
+pub fn frame(probe: &Probe, packet: Packet, link: &Link) -> Option<Vec<u8>> {
+    let transport = transport(probe, packet);
     let length = u16::try_from(transport.len()).ok()?;
     let mut frame = [link.destination, link.source].concat();
-    match (probe.source.address, probe.destination.address) {
+    let ends = (probe.source.address, probe.destination.address);
+    match if packet.is_forward() { ends } else { (ends.1, ends.0) } {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             frame.extend([0x08, 0x00]);
             let mut header = vec![0x45, 0];
@@ -60,21 +83,39 @@ fn number(probe: &Probe) -> u8 {
     }
 }
 
-fn transport(probe: &Probe, source_port: u16) -> Vec<u8> {
-    let ports = [source_port.to_be_bytes(), probe.port.to_be_bytes()].concat();
+fn transport(probe: &Probe, packet: Packet) -> Vec<u8> {
+    let (from, to) = if packet.is_forward() { (SOURCE_PORT, probe.port) } else { (probe.port, SOURCE_PORT) };
+    let ports = [from.to_be_bytes(), to.to_be_bytes()].concat();
     match probe.protocol {
-        // Sequence and acknowledgement, five words, SYN, window, checksum, urgent pointer.
-        Protocol::Tcp => [&ports[..], &[0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xfa, 0xf0, 0, 0, 0, 0]].concat(),
+        Protocol::Tcp => {
+            let flags = match packet {
+                Packet::Opening => 0x02,
+                Packet::Answer => 0x12,
+                Packet::FromOpener | Packet::FromAnswerer => 0x18,
+            };
+            // Sequence and acknowledgement, five words, flags, window, checksum, urgent pointer.
+            [&ports[..], &[0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 0xfa, 0xf0, 0, 0, 0, 0]].concat()
+        }
         // Length and checksum, then a few bytes to read.
         Protocol::Udp => [&ports[..], &[0, 12, 0, 0], b"ping"].concat(),
-        // Verification tag 0, checksum; INIT chunk of 20 bytes: tag, window, streams out and in, first sequence number.
         Protocol::Sctp => {
-            let init = [1, 0, 0, 20, 0, 0, 0, 1, 0, 0, 0xff, 0xff, 0, 10, 0, 10, 0, 0, 0, 1];
-            [&ports[..], &[0, 0, 0, 0, 0, 0, 0, 0], &init].concat()
+            let kind = match packet {
+                Packet::Opening => 1,
+                Packet::Answer => 2,
+                Packet::FromOpener | Packet::FromAnswerer => 0,
+            };
+            // Verification tag (0 in an INIT), checksum; a chunk of 20 bytes: for INIT tag, window, streams, sequence number.
+            let tag = [0, 0, 0, u8::from(packet != Packet::Opening), 0, 0, 0, 0];
+            [&ports[..], &tag, &[kind, 0, 0, 20, 0, 0, 0, 1, 0, 0, 0xff, 0xff, 0, 10, 0, 10, 0, 0, 0, 1]].concat()
         }
         Protocol::Icmp => {
-            let kind = if probe.source.address.is_ipv4() { 8 } else { 128 };
-            [&[kind, 0, 0, 0][..], &source_port.to_be_bytes(), &[0, 1], b"ping"].concat()
+            let kind = match (probe.source.address.is_ipv4(), packet.is_forward()) {
+                (true, true) => 8,
+                (true, false) => 0,
+                (false, true) => 128,
+                (false, false) => 129,
+            };
+            [&[kind, 0, 0, 0][..], &SOURCE_PORT.to_be_bytes(), &[0, 1], b"ping"].concat()
         }
     }
 }
@@ -106,11 +147,13 @@ mod tests {
     #[test]
     fn a_probe_across_families_has_no_packet() {
         let side = |address: &str| Side { address: address.parse().unwrap(), pod: None };
-        let link = Link { source: [2; 6], destination: [4; 6], source_port: 1000 };
+        let link = Link { source: [2; 6], destination: [4; 6] };
         let mut probe =
             Probe { source: side("10.0.0.1"), destination: side("10.0.0.2"), protocol: Protocol::Sctp, port: 80 };
-        assert_eq!(first_packet(&probe, &link).unwrap().len(), 14 + 20 + 12 + 20);
+        assert_eq!(frame(&probe, Packet::Opening, &link).unwrap().len(), 14 + 20 + 12 + 20);
+        let answer = frame(&probe, Packet::Answer, &link).unwrap();
+        assert_eq!(answer[26..38], [10, 0, 0, 2, 10, 0, 0, 1, 0, 80, 0x9c, 0x40]);
         probe.destination = side("fd00::1");
-        assert_eq!(first_packet(&probe, &link), None);
+        assert_eq!(frame(&probe, Packet::Opening, &link), None);
     }
 }

@@ -56,7 +56,13 @@ pub fn cases(default: u32) -> u32 {
 /// A runner of so many cases, seeded by `NETPOL_SEED`.
 #[must_use]
 pub fn runner(cases: u32) -> TestRunner {
-    let config = Config { cases, failure_persistence: None, max_shrink_iters: 20_000, ..Config::default() };
+    let config = Config {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters: 20_000,
+        max_shrink_time: 20_000,
+        ..Config::default()
+    };
     let seed = std::env::var("NETPOL_SEED").unwrap_or_default();
     if seed == "random" {
         return TestRunner::new(config);
@@ -68,22 +74,34 @@ pub fn runner(cases: u32) -> TestRunner {
     TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
 }
 
-/// Holds a judge against the oracle over random histories. A failure is shrunk, kept as a file, and reported.
+/// Holds a judge against the oracle over random histories, each time in the state that it leads to.
 ///
 /// # Errors
-/// The judges differ, or one of them cannot take an object.
+/// As [`require`].
 pub fn require_agreement<J: Judge>(
     name: &str,
     default_cases: u32,
     histories: impl Strategy<Value = History>,
     judge: impl Fn() -> J,
 ) -> anyhow::Result<()> {
-    let result =
-        runner(cases(default_cases)).run(&histories, |history| match first_difference(&history, &mut judge()) {
-            Ok(None) => Ok(()),
-            Ok(Some(found)) => Err(TestCaseError::fail(describe(&found))),
-            Err(error) => Err(TestCaseError::fail(format!("{error:#}"))),
-        });
+    require(name, default_cases, histories, |history| match first_difference(history, &mut judge())? {
+        None => Ok(()),
+        Some(found) => bail!(describe(&found)),
+    })
+}
+
+/// Holds a property over random histories. A failure is shrunk, kept as a file, and reported.
+///
+/// # Errors
+/// The property does not hold for some history.
+pub fn require(
+    name: &str,
+    default_cases: u32,
+    histories: impl Strategy<Value = History>,
+    property: impl Fn(&History) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let result = runner(cases(default_cases))
+        .run(&histories, |history| property(&history).map_err(|error| TestCaseError::fail(format!("{error:#}"))));
     match result {
         Ok(()) => Ok(()),
         Err(TestError::Abort(reason)) => bail!("{name}: no cases: {reason}"),

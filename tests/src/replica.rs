@@ -1,10 +1,11 @@
 //! The second judge: what the agents and their BPF programs would do, without a kernel. Raw objects -> `source::decode` ->
-//! `ClusterState` -> compiler -> tables -> bytes of a real first packet -> `from_pod` of the source and `to_pod` of the destination.
+//! `ClusterState` -> compiler -> tables -> bytes of real packets -> `from_pod` and `to_pod` of the pods at both ends.
 //!
-//! One [`node::Agent`] for each Node object: it compiles for its own pods only. Every probe meets empty flow tables, so
-//! verdicts are those of new connections. A packet that passes or is dropped for a reason that is not about policy is an
-//! error: the harness has built it wrongly, and no verdict may rest on that.
+//! One [`node::Agent`] for each Node object: it compiles for its own pods only. As a [`Judge`] every probe meets empty flow
+//! tables; [`Replica::carry`] leaves them as they are. A packet that passes or is dropped for a reason that is not about
+//! policy is an error: the harness has built it wrongly, and no verdict may rest on that.
 
+pub mod flows;
 pub mod node;
 
 use std::collections::BTreeMap;
@@ -15,13 +16,11 @@ use netpol_common::abi::{Config, Reason};
 use netpol_common::classify::Frame;
 
 use self::node::{Agent, LocalPod};
-use crate::frame::{Link, first_packet};
+use crate::frame::{Link, Packet, frame};
 use crate::judge::{Change, Judge, Probe, Side, Verdict, kind_of, name_of};
 
 /// MAC address of the bridge, which is every pod's gateway.
 const BRIDGE_MAC: [u8; 6] = [0x0a, 0x58, 0, 0, 0, 1];
-/// Source port of every probe.
-const SOURCE_PORT: u16 = 40_000;
 
 /// The judge: an agent on every node.
 #[derive(Default)]
@@ -31,35 +30,56 @@ pub struct Replica {
     told: Vec<Change>,
 }
 
+/// What the hooks at both ends of a connection said to one of its packets. `None`: no pod with an interface of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passage {
+    /// At the connection's source: `from_pod` for what the opener sends, `to_pod` for the rest.
+    pub at_source: Option<Reason>,
+    /// At the connection's destination.
+    pub at_destination: Option<Reason>,
+}
+
 impl Replica {
+    /// Shows a packet of a connection to the hook at each end, whatever the other end said to it.
+    ///
+    /// # Errors
+    /// A reason that has nothing to do with policy.
+    pub fn carry(&self, probe: &Probe, packet: Packet) -> anyhow::Result<Passage> {
+        let (sender, receiver) =
+            if packet.is_forward() { (&probe.source, &probe.destination) } else { (&probe.destination, &probe.source) };
+        let sent = self.local(sender).map(|(agent, pod)| send(agent, pod, probe, packet)).transpose()?;
+        let received =
+            self.local(receiver).map(|(agent, pod)| receive(agent, pod, sender, (probe, packet))).transpose()?;
+        let (at_source, at_destination) = if packet.is_forward() { (sent, received) } else { (received, sent) };
+        Ok(Passage { at_source, at_destination })
+    }
+
     /// The agent that has the pod, and the pod's interface. None if the side is no pod that has one of its own.
     fn local(&self, side: &Side) -> Option<(&Agent, &LocalPod)> {
         let pod = side.pod.as_ref()?;
         self.agents.values().find_map(|agent| Some((agent, agent.local(pod)?)))
     }
+}
 
-    fn egress(&self, probe: &Probe) -> anyhow::Result<bool> {
-        let Some((agent, pod)) = self.local(&probe.source) else { return Ok(true) };
-        let link = Link { source: pod.mac(), destination: BRIDGE_MAC, source_port: SOURCE_PORT };
-        let packet = first_packet(probe, &link).context("no packet across families")?;
-        let frame = Frame { from_host_stack: false, mark: 0, vlan_tagged: false };
-        decided(agent.tables().from_pod(&packet, &frame, &pod.endpoint, pod.word).0)
-    }
+fn send(agent: &Agent, pod: &LocalPod, probe: &Probe, packet: Packet) -> anyhow::Result<Reason> {
+    let link = Link { source: pod.mac(), destination: BRIDGE_MAC };
+    let bytes = frame(probe, packet, &link).context("no packet across families")?;
+    let beside = Frame { from_host_stack: false, mark: 0, vlan_tagged: false };
+    about_policy(agent.tables().from_pod(&bytes, &beside, &pod.endpoint, pod.word).0)
+}
 
-    fn ingress(&self, probe: &Probe) -> anyhow::Result<bool> {
-        let Some((agent, pod)) = self.local(&probe.destination) else { return Ok(true) };
-        let link = Link { source: BRIDGE_MAC, destination: pod.mac(), source_port: SOURCE_PORT };
-        let packet = first_packet(probe, &link).context("no packet across families")?;
-        let sender = probe.source.pod.as_ref().and_then(|pod| agent.local(pod));
-        let frame = Frame {
-            // What comes from another node or outside came in through an interface; so did what a local pod sent.
-            from_host_stack: sender.is_none() && agent.owns(probe.source.address),
-            // `from_pod` has stamped what a local pod sent.
-            mark: sender.map_or(0, |sender| agent.mark_of(sender)),
-            vlan_tagged: false,
-        };
-        decided(agent.tables().to_pod(&packet, &frame, &pod.endpoint, pod.word).0)
-    }
+fn receive(agent: &Agent, pod: &LocalPod, sender: &Side, (probe, packet): (&Probe, Packet)) -> anyhow::Result<Reason> {
+    let link = Link { source: BRIDGE_MAC, destination: pod.mac() };
+    let bytes = frame(probe, packet, &link).context("no packet across families")?;
+    let local_sender = sender.pod.as_ref().and_then(|pod| agent.local(pod));
+    let beside = Frame {
+        // What comes from another node or outside came in through an interface; so did what a local pod sent.
+        from_host_stack: local_sender.is_none() && agent.owns(sender.address),
+        // `from_pod` has stamped what a local pod sent.
+        mark: local_sender.map_or(0, |sender| agent.mark_of(sender)),
+        vlan_tagged: false,
+    };
+    about_policy(agent.tables().to_pod(&bytes, &beside, &pod.endpoint, pod.word).0)
 }
 
 impl Judge for Replica {
@@ -92,11 +112,9 @@ impl Judge for Replica {
         if probe.source.address == probe.destination.address {
             return Ok(Verdict { ingress: true, egress: true }); // Never leaves the pod.
         }
-        let describe = || format!("the hooks on {probe}");
-        Ok(Verdict {
-            egress: self.egress(probe).with_context(describe)?,
-            ingress: self.ingress(probe).with_context(describe)?,
-        })
+        let passage = self.carry(probe, Packet::Opening).with_context(|| format!("the hooks on {probe}"))?;
+        let passes = |reason: Option<Reason>| reason.is_none_or(|reason| !reason.is_drop());
+        Ok(Verdict { ingress: passes(passage.at_destination), egress: passes(passage.at_source) })
     }
 }
 
@@ -107,10 +125,18 @@ fn is_of_node(change: &Change) -> bool {
     }
 }
 
-/// Whether a reason lets a new connection through; an error if it is not a reason that policy gives.
-fn decided(reason: Reason) -> anyhow::Result<bool> {
-    let by_policy =
-        [Reason::AllowedByPolicy, Reason::NotIsolated, Reason::FromOwnNode, Reason::ToOwnNode, Reason::PolicyDenied];
-    ensure!(by_policy.contains(&reason), "decided by {reason}, which is not about policy");
-    Ok(!reason.is_drop())
+/// The reason, if it is one that policy and the flows that it allowed give.
+fn about_policy(reason: Reason) -> anyhow::Result<Reason> {
+    let about_policy = [
+        Reason::AllowedByPolicy,
+        Reason::NotIsolated,
+        Reason::FromOwnNode,
+        Reason::ToOwnNode,
+        Reason::Established,
+        Reason::Reply,
+        Reason::PolicyDenied,
+        Reason::FlowRevoked,
+    ];
+    ensure!(about_policy.contains(&reason), "decided by {reason}, which is not about policy");
+    Ok(reason)
 }

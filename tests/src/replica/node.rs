@@ -102,6 +102,24 @@ impl Agent {
         self.pods.get(pod)
     }
 
+    /// Name of the node.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Every pod that has an interface on this node.
+    pub fn pods(&self) -> impl Iterator<Item = (&Name, &LocalPod)> {
+        self.pods.iter()
+    }
+
+    /// Whether a pod of this node has the address.
+    #[must_use]
+    pub fn has_pod_at(&self, address: IpAddr) -> bool {
+        let has = |name: &Name| self.objects.get("Pod", name).is_some_and(|pod| addresses(pod).contains(&address));
+        self.pods.keys().any(has)
+    }
+
     /// The maps.
     #[must_use]
     pub const fn tables(&self) -> &HostTables {
