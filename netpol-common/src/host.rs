@@ -179,7 +179,8 @@ impl<A: Address + std::hash::Hash> Tables<A> for HostTables
 where
     Self: OfFamily<A>,
 {
-    type Handle = FlowKey<A>;
+    /// The key, and whether the entry is among the answered flows.
+    type Handle = (FlowKey<A>, bool);
 
     fn identity(&self, address: &A) -> u32 {
         let family = self.family();
@@ -197,12 +198,17 @@ where
     fn find_flow(&self, key: &FlowKey<A>) -> Option<Found<Self::Handle>> {
         let answered = self.family().flows.borrow().get(key).copied();
         let flow = answered.or_else(|| self.family().unanswered.borrow().get(key).copied())?;
-        Some(Found { handle: *key, flow, answered: answered.is_some() })
+        let answered = answered.is_some();
+        Some(Found { handle: (*key, answered), flow, answered })
     }
 
     fn update_flow(&self, found: &Found<Self::Handle>, flow: &Flow) {
-        let table = if found.answered { &self.family().flows } else { &self.family().unanswered };
-        table.borrow_mut().insert(found.handle, *flow);
+        self.replace_flow(found.handle, flow);
+    }
+
+    fn replace_flow(&self, (key, answered): Self::Handle, flow: &Flow) {
+        let table = if answered { &self.family().flows } else { &self.family().unanswered };
+        table.borrow_mut().insert(key, *flow);
     }
 
     fn promote_flow(&self, key: &FlowKey<A>, flow: &Flow) -> bool {

@@ -191,6 +191,15 @@ impl<A: FamilyMaps> Tables<A> for MapTables<'_> {
     }
 
     #[inline(always)]
+    fn replace_flow(&self, handle: *mut Flow, flow: &Flow) {
+        // SAFETY: as in `update_flow`.
+        unsafe {
+            core::ptr::write_volatile(&raw mut (*handle).word, flow.word);
+            core::ptr::write_volatile(&raw mut (*handle).last_seen, flow.last_seen);
+        }
+    }
+
+    #[inline(always)]
     fn promote_flow(&self, key: &FlowKey<A>, flow: &Flow) -> bool {
         if A::flows().insert(key, flow, 0).is_err() {
             return false;

@@ -15,7 +15,9 @@ struct Attempt<A, H> {
     /// Its direction.
     direction: Direction,
     /// An entry of the same key that is dead, or that this packet replaces.
-    old: Option<Found<H>>,
+    // verifier: the handle alone. Of a whole entry that is not there, the compiler would store what a register happens
+    // to hold, and half a pointer in a 32-bit field is refused.
+    old: Option<H>,
 }
 
 /// What may be done with the flow table for this packet.
@@ -106,7 +108,7 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
                 }
             }
         }
-        self.decide_new(header, &Attempt { key, direction, old: found })
+        self.decide_new(header, &Attempt { key, direction, old: found.map(|found| found.handle) })
     }
 
     /// A packet of a live flow. The opener's tuple is judged again when the slot's revision has moved, whichever
@@ -183,7 +185,7 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
         let word = FlowWord::new(FlowState::Opening, *direction, flags, this.subject.policy.revision());
         let opened = flow::seen(word, this.tables.now());
         match old {
-            Some(found) => this.tables.update_flow(found, &opened),
+            Some(handle) => this.tables.replace_flow(*handle, &opened),
             // A full table must not cut what policy allows; the counter tells.
             None if !this.tables.open_flow(key, &opened) => return Verdict(Reason::FlowNotRecorded),
             None => {}

@@ -70,7 +70,7 @@ pub struct Report<'a, A> {
 /// A flow entry that a look-up found. `handle` is the table's own; the value is a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found<H> {
-    /// What `update_flow` wants back.
+    /// What `update_flow` and `replace_flow` want back.
     pub handle: H,
     /// The entry when it was read.
     pub flow: Flow,
@@ -102,6 +102,8 @@ pub trait Tables<A>: Shared {
     fn find_flow(&self, key: &FlowKey<A>) -> Option<Found<Self::Handle>>;
     /// Writes what changed between `found.flow` and `flow` in place.
     fn update_flow(&self, found: &Found<Self::Handle>, flow: &Flow);
+    /// Writes a new flow of the same key over an entry, in the table where that is.
+    fn replace_flow(&self, handle: Self::Handle, flow: &Flow);
     /// Moves a flow to the answered ones. False if there was no room: it stays where it is.
     fn promote_flow(&self, key: &FlowKey<A>, flow: &Flow) -> bool;
     /// Adds an unanswered flow. False if there was no room.
