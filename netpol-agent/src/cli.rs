@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::datapath::apply::OnFailure;
 use crate::datapath::attach::AttachMode;
 use crate::flow::sink::Format;
+use crate::node::NamePattern;
 
 /// Everything is in order.
 pub const EXIT_OK: u8 = 0;
@@ -74,9 +75,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "NAME", default_value = "", env = "NODE_NAME")]
     pub node: String,
 
-    /// Names of the host ends of pods' veth pairs; `*` stands for anything. Repeat or separate by commas.
-    #[arg(long, value_name = "GLOB", value_delimiter = ',', default_value = "veth*")]
-    pub pod_interfaces: Vec<String>,
+    /// Names of the host ends of pods' veth pairs; `*` stands for anything, `?` for one character.
+    #[arg(long, value_name = "GLOB", default_value = "veth*", value_parser = |pattern: &str| Ok::<_, String>(NamePattern::new(pattern)))]
+    pub pod_interfaces: NamePattern,
 
     /// How programs are attached: TCX (kernel 6.6 and up), clsact, or the first that the kernel has.
     #[arg(long, value_name = "auto|tcx|clsact", default_value = "auto", value_parser = AttachMode::from_str)]

@@ -45,8 +45,19 @@ enum Command {
     Tidy,
 }
 
-fn main() -> Result<ExitCode> {
-    let good = match Arguments::parse().command {
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            shell::say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<bool> {
+    Ok(match Arguments::parse().command {
         Command::Setup(options) => setup::run(options)?,
         Command::Build(options) => build::run(options).map(|_object| true)?,
         Command::BuildEbpf(options) => build::ebpf(options).map(|_object| true)?,
@@ -55,6 +66,5 @@ fn main() -> Result<ExitCode> {
         Command::Demo(options) => demo::run(options)?,
         Command::Mutants => mutants::run()?,
         Command::Tidy => tidy::run()?,
-    };
-    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    })
 }
