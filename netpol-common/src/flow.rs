@@ -108,7 +108,7 @@ pub const fn resumed_state(word: FlowWord) -> FlowState {
     match word.state() {
         FlowState::Revoked if word.has(FlowWord::ANSWERED) => FlowState::Established,
         FlowState::Revoked => FlowState::Opening,
-        state => state,
+        state @ (FlowState::Opening | FlowState::Established | FlowState::Closing) => state,
     }
 }
 

@@ -323,7 +323,6 @@ fn set_ports<A>(header: &mut Header<A>, word: u32) {
 
 /// The first two network-order bytes of a word as loaded.
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "takes 16 of 32 bits on purpose")]
 const fn high_half(word: u32) -> u16 {
     (u32::from_be(word) >> 16) as u16
 }

@@ -5,6 +5,7 @@ pub mod apply;
 pub mod attach;
 pub mod desired;
 pub mod diff;
+pub mod events;
 pub mod ids;
 pub mod installed;
 pub mod loader;

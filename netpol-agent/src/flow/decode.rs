@@ -96,9 +96,7 @@ pub fn decode(mut record: Bytes) -> Result<RawEvent, DecodeError> {
             1 => Direction::Egress,
             other => return Err(DecodeError::Direction(other)),
         },
-        reason: match record.get_u8() {
-            number => Reason::try_from(number).map_err(|unknown| DecodeError::Reason(unknown.0))?,
-        },
+        reason: Reason::try_from(record.get_u8()).map_err(|unknown| DecodeError::Reason(unknown.0))?,
         protocol: record.get_u8(),
         tcp_flags: record.get_u8(),
         icmp_type: record.get_u8(),

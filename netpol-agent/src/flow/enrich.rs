@@ -42,6 +42,7 @@ pub fn enrich(event: &RawEvent, clock: Clock, cluster: &ClusterState, provenance
         protocol: protocol_name(event),
         summary: summary(event),
         policies: explanation.as_ref().map(|it| it.isolated_by.clone()).unwrap_or_default(),
+        isolated_for: provenance.direction(event.policy),
         hint: explanation.filter(|_| event.reason == Reason::PolicyDenied).map(|it| hint(&it)).unwrap_or_default(),
         length: event.length,
         suppressed: event.suppressed,

@@ -4,7 +4,6 @@
 
 pub mod decode;
 pub mod enrich;
-pub mod ring;
 pub mod sink;
 
 use std::net::IpAddr;
@@ -55,8 +54,11 @@ pub struct Flow {
     /// TCP flags or ICMP type, in words.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub summary: String,
-    /// The policies that isolate the pod in this direction, default deny included.
+    /// The policies that isolate the pod, default deny included.
     pub policies: Vec<PolicyKey>,
+    /// The direction that these policies isolate it in: of a reply to a revoked flow, the opener's.
+    #[serde(serialize_with = "optional_direction_name", skip_serializing_if = "Option::is_none")]
+    pub isolated_for: Option<Direction>,
     /// The nearest miss: what would have had to be different.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub hint: String,
@@ -70,6 +72,10 @@ pub struct Flow {
 
 fn direction_name<S: Serializer>(direction: &Direction, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(direction.name())
+}
+
+fn optional_direction_name<S: Serializer>(direction: &Option<Direction>, serializer: S) -> Result<S::Ok, S::Error> {
+    direction.map(Direction::name).serialize(serializer)
 }
 
 fn reason_name<S: Serializer>(reason: &Reason, serializer: S) -> Result<S::Ok, S::Error> {
@@ -87,7 +93,7 @@ pub fn timestamp(time: SystemTime) -> String {
         Ok(after) => i128::try_from(after.as_nanos()).unwrap_or(i128::MAX),
         Err(before) => i128::try_from(before.duration().as_nanos()).map_or(i128::MIN, |it| -it),
     };
-    match k8s_openapi::jiff::Timestamp::from_nanosecond(nanoseconds) {
+    match jiff::Timestamp::from_nanosecond(nanoseconds) {
         Ok(stamp) => format!("{stamp:.3}"),
         Err(_out_of_range) => "N/A".to_owned(),
     }

@@ -7,8 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 
-use netpol_common::abi::Direction;
-
 use super::{End, Flow, timestamp};
 
 /// Lines that may wait for a slow reader.
@@ -98,11 +96,9 @@ pub fn text(flow: &Flow) -> String {
     append(&mut line, format_args!(" {}", flow.reason));
     if !flow.policies.is_empty() {
         let names: Vec<String> = flow.policies.iter().map(ToString::to_string).collect();
-        let whose = match flow.direction {
-            Direction::Ingress => "destination",
-            Direction::Egress => "source",
-        };
-        append(&mut line, format_args!("; {whose} isolated by {}", names.join(", ")));
+        let pod = flow.pod.as_ref().map_or_else(|| "the pod".to_owned(), ToString::to_string);
+        let direction = flow.isolated_for.unwrap_or(flow.direction).name();
+        append(&mut line, format_args!("; {pod} is isolated for {direction} by {}", names.join(", ")));
     }
     if !flow.hint.is_empty() {
         append(&mut line, format_args!("; {}", flow.hint));

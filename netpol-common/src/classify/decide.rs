@@ -102,10 +102,10 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
         let found = self.tables.find_flow(&key);
         if let Some(found) = &found {
             let limit = self.tables.setting(flow::timeout(header.protocol, found.flow.word.state()));
-            if flow::is_live(self.tables.now(), found.flow.last_seen, limit) {
-                if let Some(verdict) = self.decide_known(header, direction, &key, found) {
-                    return verdict;
-                }
+            if flow::is_live(self.tables.now(), found.flow.last_seen, limit)
+                && let Some(verdict) = self.decide_known(header, direction, &key, found)
+            {
+                return verdict;
             }
         }
         self.decide_new(header, &Attempt { key, direction, old: found.map(|found| found.handle) })

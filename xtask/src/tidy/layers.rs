@@ -63,7 +63,14 @@ const LAYERS: &[Layer] = &[
     Layer { path: "netpol-agent/src/source", may_use: Some(&["problem", "cluster"]), never: &["aya", "rtnetlink"] },
     Layer {
         path: "netpol-agent/src/flow",
-        may_use: Some(&["problem", "cluster", "policy::provenance", "policy::Provenance"]),
+        may_use: Some(&[
+            "problem",
+            "cluster",
+            "policy::provenance",
+            "policy::Provenance",
+            "policy::Explanation",
+            "policy::RuleReference",
+        ]),
         never: &["kube", "k8s_openapi", "aya"],
     },
 ];
