@@ -59,7 +59,9 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
     // The watch begins before the first read, so that nothing changes unseen in between.
     let mut watch = Watch::new(&args.manifests, WatchOptions::default())?;
     let (source, changes) = ManifestSource::load(&args.manifests)?;
+    let started = Instant::now();
     let datapath = loader::open(&load_options(args)?)?;
+    tracing::debug!(took = ?started.elapsed(), adopted = datapath.adopted, "programs verified");
     for kept in &datapath.kept_sizes {
         tracing::warn!("{kept}");
     }
@@ -138,7 +140,9 @@ impl Pipeline {
     async fn settle(&mut self) {
         self.enforcer.compile();
         self.node.want(self.enforcer.candidate_addresses(&self.node_name));
+        let started = Instant::now();
         self.node.settle(RESOLVE_LIMIT).await;
+        tracing::debug!(took = ?started.elapsed(), unresolved = ?self.node.view().unresolved, "looked for pods");
         self.enforce();
     }
 
