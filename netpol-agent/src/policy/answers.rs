@@ -37,18 +37,23 @@ pub(super) struct Answers {
     numbers: Numbers,
     entries: usize,
     capacity: usize,
+    max_sets: usize,
     refused: BTreeMap<AllowKey, Shortage>,
 }
 
 impl Answers {
     pub(super) fn new(limits: &Limits, found: impl IntoIterator<Item = u16>) -> Self {
-        let last = limits.port_sets.saturating_sub(1).min(u32::from(u16::MAX));
         Self {
             sets: BTreeMap::new(),
             by_number: BTreeMap::new(),
-            numbers: Numbers::new(u32::from(PortRule::FIRST_SET), last, found.into_iter().map(u32::from)),
+            numbers: Numbers::new(
+                u32::from(PortRule::FIRST_SET),
+                u32::from(limits.last_port_set),
+                found.into_iter().map(u32::from),
+            ),
             entries: 0,
             capacity: limits.allow,
+            max_sets: limits.port_sets,
             refused: BTreeMap::new(),
         }
     }
@@ -127,6 +132,9 @@ impl Answers {
         if let Some(set) = self.sets.get_mut(ranges) {
             set.uses += 1;
             return Some(PortRule::Set(set.number));
+        }
+        if self.sets.len() >= self.max_sets {
+            return None;
         }
         let number = u16::try_from(self.numbers.allocate()?).ok()?;
         self.sets.insert(ranges.clone(), SetUse { number, uses: 1 });
