@@ -35,7 +35,9 @@ pub(super) struct Answers {
     sets: BTreeMap<PortRanges, SetUse>,
     by_number: BTreeMap<u16, PortRanges>,
     numbers: Numbers,
+    /// Entries in the map; those erased in this step count until its end, as removals come last.
     entries: usize,
+    erased: usize,
     capacity: usize,
     max_sets: usize,
     refused: BTreeMap<AllowKey, Shortage>,
@@ -52,6 +54,7 @@ impl Answers {
                 found.into_iter().map(u32::from),
             ),
             entries: 0,
+            erased: 0,
             capacity: limits.allow,
             max_sets: limits.port_sets,
             refused: BTreeMap::new(),
@@ -78,7 +81,7 @@ impl Answers {
             self.refused.insert(key, Shortage::AllowEntries);
             self.release_sets(value, step, out);
         } else if row.remove(&key.identity).is_some() {
-            self.entries -= 1;
+            self.erased += 1;
             out.touched.allow.insert(key);
         }
         if let Some(before) = before {
@@ -91,7 +94,7 @@ impl Answers {
         self.refused.remove(&key);
         let removed = out.desired.tables.allow.get_mut(&key.policy).and_then(|row| row.remove(&key.identity));
         if let Some(value) = removed {
-            self.entries -= 1;
+            self.erased += 1;
             out.touched.allow.insert(key);
             self.release_sets(value, step, out);
         }
@@ -106,6 +109,11 @@ impl Answers {
             self.erase(AllowKey::new(policy, identity), step, out);
         }
         out.desired.tables.allow.remove(&policy);
+    }
+
+    /// What was erased makes room from the next step on.
+    pub(super) fn end_step(&mut self) {
+        self.entries -= std::mem::take(&mut self.erased);
     }
 
     /// See [`Numbers::carried_out`].
