@@ -35,20 +35,28 @@ pub(super) struct Answers {
     sets: BTreeMap<PortRanges, SetUse>,
     by_number: BTreeMap<u16, PortRanges>,
     numbers: Numbers,
+    /// Entries in the map; those erased in this step count until its end, as removals come last.
     entries: usize,
+    erased: usize,
     capacity: usize,
+    max_sets: usize,
     refused: BTreeMap<AllowKey, Shortage>,
 }
 
 impl Answers {
     pub(super) fn new(limits: &Limits, found: impl IntoIterator<Item = u16>) -> Self {
-        let last = limits.port_sets.saturating_sub(1).min(u32::from(u16::MAX));
         Self {
             sets: BTreeMap::new(),
             by_number: BTreeMap::new(),
-            numbers: Numbers::new(u32::from(PortRule::FIRST_SET), last, found.into_iter().map(u32::from)),
+            numbers: Numbers::new(
+                u32::from(PortRule::FIRST_SET),
+                u32::from(limits.last_port_set),
+                found.into_iter().map(u32::from),
+            ),
             entries: 0,
+            erased: 0,
             capacity: limits.allow,
+            max_sets: limits.port_sets,
             refused: BTreeMap::new(),
         }
     }
@@ -73,7 +81,7 @@ impl Answers {
             self.refused.insert(key, Shortage::AllowEntries);
             self.release_sets(value, step, out);
         } else if row.remove(&key.identity).is_some() {
-            self.entries -= 1;
+            self.erased += 1;
             out.touched.allow.insert(key);
         }
         if let Some(before) = before {
@@ -86,7 +94,7 @@ impl Answers {
         self.refused.remove(&key);
         let removed = out.desired.tables.allow.get_mut(&key.policy).and_then(|row| row.remove(&key.identity));
         if let Some(value) = removed {
-            self.entries -= 1;
+            self.erased += 1;
             out.touched.allow.insert(key);
             self.release_sets(value, step, out);
         }
@@ -101,6 +109,11 @@ impl Answers {
             self.erase(AllowKey::new(policy, identity), step, out);
         }
         out.desired.tables.allow.remove(&policy);
+    }
+
+    /// What was erased makes room from the next step on.
+    pub(super) fn end_step(&mut self) {
+        self.entries -= std::mem::take(&mut self.erased);
     }
 
     /// See [`Numbers::carried_out`].
@@ -127,6 +140,9 @@ impl Answers {
         if let Some(set) = self.sets.get_mut(ranges) {
             set.uses += 1;
             return Some(PortRule::Set(set.number));
+        }
+        if self.sets.len() >= self.max_sets {
+            return None;
         }
         let number = u16::try_from(self.numbers.allocate()?).ok()?;
         self.sets.insert(ranges.clone(), SetUse { number, uses: 1 });

@@ -58,6 +58,13 @@ enum Touches {
     Both,
 }
 
+/// Exact addresses of a family in the maps; those removed in a step make room only after it.
+#[derive(Clone, Copy, Default)]
+struct AddressCount {
+    present: usize,
+    removed: usize,
+}
+
 /// Compiles cluster state and local pods into a [`DesiredDatapath`], incrementally.
 ///
 /// Owns the [`ClusterState`], as a step must see exactly the events that belong to it. Start with [`Self::apply`] and
@@ -78,8 +85,8 @@ pub struct Compiler {
     subjects: Subjects,
     /// Addresses that did not fit.
     refused_addresses: BTreeSet<IpAddr>,
-    v4_addresses: usize,
-    v6_addresses: usize,
+    v4_addresses: AddressCount,
+    v6_addresses: AddressCount,
     out: Output,
     provenance: Arc<Provenance>,
     /// Steps handed out so far.
@@ -106,8 +113,8 @@ impl Compiler {
             answers: Answers::new(&limits, in_use.port_sets),
             subjects: Subjects::new(limits.last_policy, in_use.policies),
             refused_addresses: BTreeSet::new(),
-            v4_addresses: 0,
-            v6_addresses: 0,
+            v4_addresses: AddressCount::default(),
+            v6_addresses: AddressCount::default(),
             out: Output::default(),
             provenance: Arc::default(),
             steps: 0,
@@ -213,6 +220,10 @@ impl Compiler {
     }
 
     fn hand_out(&mut self, changes: Vec<Change>) -> Option<Step> {
+        self.answers.end_step();
+        for count in [&mut self.v4_addresses, &mut self.v6_addresses] {
+            count.present -= std::mem::take(&mut count.removed);
+        }
         let touched = std::mem::take(&mut self.out.touched);
         if touched.is_empty() {
             return None;

@@ -228,9 +228,18 @@ impl<'a, S: MapStore> Run<'a, S> {
         }
     }
 
-    /// Removals go last, and only once nothing can need what they remove any more.
+    /// Removals go last, and only once nothing can need what they remove any more. After a failure that is certain only
+    /// of the entries of policy ids that no slot has; removing those makes room, which may be what was missing.
     fn remove_unused(&mut self, removals: &[Op]) {
-        let left = if self.unresolved.is_empty() { self.attempt(removals.to_vec()) } else { removals.to_vec() };
+        let healthy = self.unresolved.is_empty();
+        let in_force = |policy: u16| {
+            let mut words = self.installed.words.values();
+            words.any(|word| Direction::ALL.iter().any(|direction| word.policy(*direction) == policy))
+        };
+        let safe = |op: &Op| healthy || matches!(op, Op::RemoveAllow(key) if !in_force(key.policy));
+        let (safe, unsafe_now): (Vec<Op>, Vec<Op>) = removals.iter().cloned().partition(safe);
+        let refused = self.attempt(safe);
+        let left = unsafe_now.into_iter().chain(refused);
         for op in left {
             match op {
                 Op::RemoveAllow(key) => self.unresolved.allow.insert(key),

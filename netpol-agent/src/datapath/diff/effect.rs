@@ -1,9 +1,11 @@
 //! What a change does to the answers of a policy id, or of a slot that passes from one id to another.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 
-use netpol_common::abi::{AllowKey, AllowValue, Direction, POLICY_DENY, POLICY_NOT_ISOLATED, PolicyWord};
+use netpol_common::abi::{
+    AllowKey, AllowValue, Direction, IDENTITY_NONE, POLICY_DENY, POLICY_NOT_ISOLATED, PolicyWord,
+};
 
 use super::Pairs;
 use crate::datapath::desired::{Answer, DesiredDatapath, PolicyIds};
@@ -19,6 +21,8 @@ pub(super) struct Effects<'a> {
     bridged: &'a BTreeMap<AllowKey, AllowValue>,
     /// Slots share policy ids, so the same question comes up often.
     known: RefCell<BTreeMap<(u16, u16), Effect>>,
+    /// Identities that something has afterwards; made only if it matters.
+    in_use: OnceCell<BTreeSet<u32>>,
 }
 
 impl<'a> Effects<'a> {
@@ -29,7 +33,7 @@ impl<'a> Effects<'a> {
         rewritten: &'a BTreeSet<AllowKey>,
         bridged: &'a BTreeMap<AllowKey, AllowValue>,
     ) -> Self {
-        Self { installed, desired, pairs, rewritten, bridged, known: RefCell::default() }
+        Self { installed, desired, pairs, rewritten, bridged, known: RefCell::default(), in_use: OnceCell::new() }
     }
 
     /// True if slots whose policy ids stay may still see other answers.
@@ -77,11 +81,19 @@ impl<'a> Effects<'a> {
             (before, after) => {
                 let row = self.installed.tables.allow.get(&before);
                 let kept = row.into_iter().flatten().all(|(identity, value)| {
-                    self.afterwards(after, *identity).covers(&Answer::Entry(*value, &self.installed.tables))
+                    let now = Answer::Entry(*value, &self.installed.tables);
+                    // Who had an identity that nobody has afterwards is among those that move.
+                    self.afterwards(after, *identity).covers(&now) || !self.is_in_use(*identity)
                 });
                 if kept { Effect::Widening } else { Effect::Tightening }
             }
         }
+    }
+
+    fn is_in_use(&self, identity: u32) -> bool {
+        let tables = &self.desired.tables;
+        let in_use = || tables.addresses.values().chain(tables.cidrs.values()).copied().collect();
+        identity == IDENTITY_NONE || self.in_use.get_or_init(in_use).contains(&identity)
     }
 
     /// The answer once every entry is written.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use netpol_common::abi::{AllowKey, Direction, IDENTITY_NONE, POLICY_DENY, POLICY_NOT_ISOLATED};
 
-use super::Compiler;
+use super::{AddressCount, Compiler};
 use crate::cluster::Change;
 use crate::cluster::model::{IpBlock, Pod, PodKey, PolicyKey};
 use crate::cluster::state::is_live;
@@ -266,7 +266,7 @@ impl Compiler {
         let mut met = self.peers.met_at(address, &self.state);
         let after = if met.is_empty() {
             None
-        } else if before.is_none() && *self.address_count(address) >= self.limits.addresses {
+        } else if before.is_none() && self.address_count(address).present >= self.limits.addresses {
             // Without an entry it gets the answer of its region, whose signature is a part of its own.
             self.refused_addresses.insert(address);
             None
@@ -280,8 +280,9 @@ impl Compiler {
         if before == after {
             return;
         }
-        *self.address_count(address) += usize::from(after.is_some());
-        *self.address_count(address) -= usize::from(before.is_some());
+        let count = self.address_count(address);
+        count.present += usize::from(before.is_none());
+        count.removed += usize::from(after.is_none());
         self.retry |= after.is_none() && !self.refused_addresses.is_empty();
         match after {
             Some(identity) => self.out.desired.tables.addresses.insert(address, identity),
@@ -320,7 +321,7 @@ impl Compiler {
         Some(identity)
     }
 
-    fn address_count(&mut self, address: IpAddr) -> &mut usize {
+    fn address_count(&mut self, address: IpAddr) -> &mut AddressCount {
         match address {
             IpAddr::V4(_) => &mut self.v4_addresses,
             IpAddr::V6(_) => &mut self.v6_addresses,

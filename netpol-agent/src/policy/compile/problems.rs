@@ -105,7 +105,7 @@ fn entries(compiler: &Compiler) -> Vec<Problem> {
         let message = match shortage {
             Shortage::AllowEntries => format!("the {} allow entries are all in use", compiler.limits.allow),
             Shortage::PortSets => {
-                format!("the {} distinct port sets are all in use", compiler.limits.port_sets.saturating_sub(2))
+                format!("the {} distinct port sets are all in use", compiler.limits.port_sets)
             }
         };
         let effect = match shortage {

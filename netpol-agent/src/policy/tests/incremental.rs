@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::generated::{Action, config, history, questions};
-use super::node::{Node, passes};
-use crate::cluster::model::{ClusterEvent, Namespace, Object, PodKey};
+use super::node::{Node, objects, passes};
+use crate::cluster::model::{ClusterEvent, PodKey};
 use crate::datapath::desired::DesiredDatapath;
 use crate::policy::{Limits, Provenance};
 
@@ -47,13 +47,7 @@ fn ports(bits: &[u8]) -> Vec<usize> {
 
 fn fresh(node: &Node, local: &BTreeMap<u16, PodKey>) -> Node {
     let mut fresh = Node::new(Limits::default());
-    let state = node.compiler.state();
-    let namespaces = state
-        .namespaces()
-        .map(|(name, labels)| Object::Namespace(Namespace { name: name.clone(), labels: labels.clone() }));
-    let pods = state.pods().map(|pod| Object::Pod((**pod).clone()));
-    let policies = state.policies().map(|policy| Object::NetworkPolicy((**policy).clone()));
-    for object in namespaces.chain(pods).chain(policies) {
+    for object in objects(node.compiler.state()) {
         fresh.compiler.apply(ClusterEvent::Apply(object));
     }
     fresh.compiler.set_local(local.clone());

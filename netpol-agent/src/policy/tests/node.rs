@@ -8,6 +8,7 @@ use std::sync::Arc;
 use netpol_common::abi::{AllowValue, Direction, PortRule};
 
 use super::judge::{Question, allows};
+use crate::cluster::ClusterState;
 use crate::cluster::model::{
     ClusterEvent, IpBlock, Labels, NamedPort, Namespace, NetworkPolicy, Object, ObjectKey, ObjectRef, Peer, Peers, Pod,
     PodKey, PortMatch, PortRange, Ports, Protocol, Requirement, Rule, Selector,
@@ -118,6 +119,18 @@ impl Node {
         outcome
     }
 
+    /// The agent again, after a restart: it knows only the maps, and is told the same objects.
+    pub(super) fn restarted(&self, local: &BTreeMap<u16, PodKey>) -> Self {
+        let installed = self.maps.now.clone();
+        let mut compiler = Compiler::new(Limits::default(), installed.numbers());
+        for object in objects(self.compiler.state()) {
+            compiler.apply(ClusterEvent::Apply(object));
+        }
+        compiler.set_local(local.clone());
+        let applier = Applier::new(installed, OnFailure::Deny);
+        Self { compiler, applier, maps: self.maps.clone() }
+    }
+
     pub(super) fn put(&mut self, object: Object) {
         self.compiler.apply(ClusterEvent::Apply(object));
         self.settle();
@@ -150,6 +163,16 @@ impl Node {
     pub(super) fn revision(&self, slot: u16) -> u32 {
         self.maps.now.word(slot).revision()
     }
+}
+
+/// Every object of a cluster.
+pub(super) fn objects(state: &ClusterState) -> Vec<Object> {
+    let namespaces = state
+        .namespaces()
+        .map(|(name, labels)| Object::Namespace(Namespace { name: name.clone(), labels: labels.clone() }));
+    let pods = state.pods().map(|pod| Object::Pod((**pod).clone()));
+    let policies = state.policies().map(|policy| Object::NetworkPolicy((**policy).clone()));
+    namespaces.chain(pods).chain(policies).collect()
 }
 
 pub(super) fn key(name: &str) -> ObjectKey {
