@@ -72,8 +72,8 @@ async fn a_burst_of_writes_is_few_ticks() {
     let mut more = 0;
     while timeout(Duration::from_millis(300), watch.changed()).await.is_ok() {
         more += 1;
+        assert!(more <= 5, "{more} ticks more");
     }
-    assert!(more <= 5, "{more} ticks more");
 }
 
 #[tokio::test]
@@ -122,6 +122,10 @@ async fn a_directory_that_is_missing_for_a_while_and_replaced_is_watched_again()
     assert_eq!(next_events(&mut watch, &mut source).await.last().unwrap(), "+ Namespace two");
     dir.write("c.yaml", NAMESPACE.replace("name: one", "name: three"));
     assert_eq!(next_events(&mut watch, &mut source).await, ["+ Namespace three"]);
+    while timeout(Duration::from_millis(300), watch.changed()).await.is_ok() {}
+    // Looking passes hidden files over: of this one only an inotify watch on the new directory can tell.
+    dir.write(".hidden", "");
+    timeout(BOUND, watch.changed()).await.expect("the new directory has no inotify watch").unwrap();
     std::fs::remove_dir_all(&away).unwrap();
 }
 
