@@ -33,10 +33,11 @@ pub(crate) fn in_sandbox(test: impl FnOnce(&Sandbox) + Send) {
         };
         scope.spawn(body).join()
     });
-    fs::remove_dir(&directory).ok();
+    let removed = fs::remove_dir(&directory);
     if let Err(panicked) = outcome {
         panic::resume_unwind(panicked);
     }
+    removed.unwrap();
 }
 
 /// Skips the running test, loudly; under CI a test that cannot run has failed.

@@ -97,6 +97,9 @@ pub enum AttachError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The interfaces are unknown.
+    #[error("cannot list the interfaces of this node: {0}")]
+    Interfaces(#[source] io::Error),
     /// The pin directory failed.
     #[error(transparent)]
     Pins(#[from] PinError),
@@ -290,19 +293,22 @@ impl Hooks {
 /// # Errors
 /// The first removal that failed; run it again.
 pub fn cleanup(pins: &PinDir) -> Result<(), AttachError> {
-    let interfaces = nix::net::if_::if_nameindex().map_err(|error| {
-        let [hook, _] = HOOKS;
-        refused("list the interfaces to clean of", 0, hook)(error.into())
-    })?;
-    for interface in &interfaces {
-        detach_tcx(pins, interface.index())?;
-        detach_clsact(pins, interface.index())?;
+    for ifindex in interfaces()? {
+        detach_tcx(pins, ifindex)?;
+        detach_clsact(pins, ifindex)?;
     }
     Ok(pins.remove_all()?)
 }
 
+/// Every interface of this network namespace.
+fn interfaces() -> Result<BTreeSet<u32>, AttachError> {
+    let interfaces = nix::net::if_::if_nameindex().map_err(|error| AttachError::Interfaces(error.into()))?;
+    Ok(interfaces.iter().map(|interface| interface.index()).collect())
+}
+
 /// Forgets the pins of interfaces that are gone.
 fn collect_vanished(pins: &PinDir) -> Result<(), AttachError> {
+    let present = interfaces()?;
     for ifindex in pins.interfaces()? {
         for hook in HOOKS {
             let path = pins.link(ifindex, hook);
@@ -314,7 +320,7 @@ fn collect_vanished(pins: &PinDir) -> Result<(), AttachError> {
                 pins.remove(&path)?;
             }
         }
-        if pins.clsact_mark(ifindex).exists() && nix::net::if_::if_indextoname(ifindex).is_err() {
+        if !present.contains(&ifindex) {
             pins.remove(&pins.clsact_mark(ifindex))?;
         }
     }
@@ -324,7 +330,14 @@ fn collect_vanished(pins: &PinDir) -> Result<(), AttachError> {
 fn detach_tcx(pins: &PinDir, ifindex: u32) -> Result<(), AttachError> {
     // from_pod first: until to_pod is gone, what reaches the pod is still judged.
     for hook in HOOKS.into_iter().rev() {
-        pins.remove(&pins.link(ifindex, hook))?;
+        let path = pins.link(ifindex, hook);
+        match sys::open_pin(&path) {
+            // Without its pin the link would end too, but some time later.
+            Ok(link) => sys::link_detach(link.as_fd()).map_err(refused("detach", ifindex, hook))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(refused("open the pinned link of", ifindex, hook)(error)),
+        }
+        pins.remove(&path)?;
     }
     Ok(())
 }

@@ -22,6 +22,7 @@ const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
+const BPF_LINK_DETACH: libc::c_long = 34;
 const BPF_TCX_INGRESS: u32 = 46;
 const BPF_TCX_EGRESS: u32 = 47;
 const BPF_F_BEFORE: u32 = 1 << 3;
@@ -162,6 +163,12 @@ pub(super) fn tcx_attach_first(program: BorrowedFd<'_>, ifindex: u32, hook: Hook
 pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attributes = LinkUpdate { link_fd: number(link), new_prog_fd: number(program), ..LinkUpdate::default() };
     bpf(BPF_LINK_UPDATE, &mut attributes).map(drop)
+}
+
+/// Takes the program of `link` off its hook before it returns; the link stays, dead.
+pub(super) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    // Member `link_detach` of `union bpf_attr` is the descriptor alone.
+    bpf(BPF_LINK_DETACH, &mut number(link)).map(drop)
 }
 
 /// What the kernel says of a TCX link.

@@ -100,7 +100,7 @@ fn a_program_ahead_of_ours_is_reported() {
         let Program { fd, id } = agent.hooks.programs.at(Hook::ToPod);
         let (link, foreign) = (sys::tcx_attach_first(fd.as_fd(), veth, Hook::FromPod).unwrap(), *id);
         assert_eq!(agent.hooks.attach(veth).unwrap().ahead, [(Hook::FromPod, vec![foreign])]);
-        drop(link);
+        sys::link_detach(link.as_fd()).unwrap();
         assert_eq!(agent.hooks.attach(veth).unwrap().ahead, []);
     });
 }

@@ -1,10 +1,12 @@
+use std::collections::BTreeSet;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::{env, fs};
 
 use super::*;
 use crate::datapath::attach::{AttachMode, Hooks, Mechanism};
-use crate::testing::{Sandbox, has_object, ifindex, in_sandbox, ip};
+use crate::node::{Node, NodeConfig};
+use crate::testing::{Sandbox, has_object, ifindex, in_sandbox, ip, run};
 
 fn options(sandbox: &Sandbox) -> LoadOptions {
     LoadOptions { bpffs: sandbox.bpffs.clone(), config: default_config().unwrap(), sizing: Sizing::default() }
@@ -98,6 +100,12 @@ fn loading_and_attaching_need_no_more_than_the_documented_capabilities() {
     }
     in_sandbox(|sandbox| {
         ip("link add veth0 type veth peer name peer0");
+        ip("link add cni0 type bridge");
+        ip("addr add 10.244.0.1/24 dev cni0");
+        ip("link set veth0 master cni0");
+        for name in ["cni0", "veth0", "peer0"] {
+            ip(&format!("link set {name} up"));
+        }
         let mut child = Command::new(env::current_exe().unwrap());
         child.args(["--exact", NAME, "--nocapture"]).env(UNDER_CAPABILITIES, &sandbox.bpffs);
         #[expect(unsafe_code, reason = "the capabilities must go between fork and exec")]
@@ -124,6 +132,20 @@ fn keep_only_the_documented_capabilities() -> io::Result<()> {
     Ok(())
 }
 
+/// The pod's end of veth0 is beyond reach, so an unanswered question must do.
+fn finds_a_pod() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut node = Node::start(&NodeConfig::default()).await.unwrap();
+        let wanted = BTreeSet::from(["10.244.0.11".parse().unwrap()]);
+        node.want(wanted.clone());
+        assert_eq!(node.view().unresolved, wanted);
+        node.settle(Duration::from_secs(10)).await;
+        assert_eq!(node.view().unresolved, BTreeSet::new());
+        assert_ne!(run("ip", "neigh show 10.244.0.11 dev cni0"), "", "the kernel was not asked");
+    });
+}
+
 fn under_capabilities(sandbox: Sandbox) {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let effective = status.lines().find(|line| line.starts_with("CapEff:")).unwrap();
@@ -137,5 +159,6 @@ fn under_capabilities(sandbox: Sandbox) {
         assert_eq!(hooks.attach(veth).unwrap().mechanism, mechanism);
         assert!(hooks.is_attached(veth).unwrap());
     }
+    finds_a_pod();
     crate::datapath::attach::cleanup(&PinDir::at(&sandbox.bpffs).unwrap()).unwrap();
 }
