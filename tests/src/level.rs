@@ -20,6 +20,12 @@ pub fn has_agent() -> bool {
     has_kernel() && agent::binary().map_or_else(|error| skip(&format!("{error:#}")), |_binary| true)
 }
 
+/// True in the full tier: `cargo xtask test --full`.
+#[must_use]
+pub fn is_full() -> bool {
+    std::env::var_os("NETPOL_TEST_FULL").is_some()
+}
+
 #[expect(clippy::print_stderr, clippy::panic, reason = "it speaks for a test")]
 fn skip(reason: &str) -> bool {
     if std::env::var_os("CI").is_some() {

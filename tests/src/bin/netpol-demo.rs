@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
 use clap::Parser;
 use netpol_tests::demo::{self, Settings};
+use netpol_tests::netns::run::note;
 
 /// Shows a small shop's NetworkPolicies taking effect, on a node made of network namespaces.
 #[derive(Debug, Parser)]
@@ -24,8 +24,14 @@ struct Arguments {
     no_agent: bool,
 }
 
-fn main() -> Result<ExitCode> {
+fn main() -> ExitCode {
     let Arguments { keep, json, ipv6, no_agent } = Arguments::parse();
-    let good = demo::run(Settings { keep, json, ipv6, no_agent })?;
-    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    match demo::run(Settings { keep, json, ipv6, no_agent }) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            note(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
 }

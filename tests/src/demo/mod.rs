@@ -15,9 +15,9 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use self::report::Report;
-use crate::agent::{Agent, Lines, Options, Output, Settled};
+use crate::agent::{Agent, Endpoint, Lines, Options, Output, Settled};
 use crate::connection::{Connection, Side};
-use crate::manifests;
+use crate::manifests::{self, PodAddresses};
 use crate::probe::{Outcome, PATIENCE, SILENCE};
 use crate::servers::Transport;
 use crate::shop::{METADATA, Shop, case};
@@ -47,8 +47,10 @@ pub struct Settings {
 struct Demo {
     settings: Settings,
     report: Report,
-    shop: Shop,
+    pods: Vec<PodAddresses>,
+    // The agent ends before what it runs on.
     agent: Option<Agent>,
+    shop: Shop,
 }
 
 /// Runs the demo. True if everything was as expected.
@@ -95,7 +97,7 @@ fn build(settings: Settings, case: &Path, tables: &[&Table]) -> Result<Demo> {
         begun.elapsed().as_millis()
     );
     report.done(&text, "built", json!({"pods": pods.len(), "run": shop.node.run().id()}))?;
-    let mut demo = Demo { settings, report, shop, agent: None };
+    let mut demo = Demo { settings, report, pods, agent: None, shop };
     demo.start_agent()?;
     Ok(demo)
 }
@@ -153,10 +155,18 @@ impl Demo {
         let took = begun.elapsed().as_millis();
         let text = format!("{what} on {} pods after {took} ms (generation {generation})", endpoints.len());
         self.report.done(&text, "settled", json!({"generation": generation, "milliseconds": took}))?;
+        self.check_endpoints(&endpoints)?;
         for problem in &problems {
             self.report.check(&format!("the agent refused something: {problem}"), false)?;
         }
         Ok(())
+    }
+
+    /// Every pod must be under the agent: one that it did not find is not policed.
+    fn check_endpoints(&mut self, endpoints: &[Endpoint]) -> Result<()> {
+        let other = |pod: &&PodAddresses| !endpoints.iter().any(|it| it.pod == pod.key && it.state == "enforced");
+        let missing: Vec<&str> = self.pods.iter().filter(other).map(|pod| pod.key.as_str()).collect();
+        if missing.is_empty() { Ok(()) } else { self.report.check(&format!("enforced: {}", missing.join(", ")), false) }
     }
 
     /// A few forbidden attempts, one after the other, and what the agent says of each.
@@ -246,18 +256,14 @@ impl Demo {
         let id = run.id();
         self.report.part("Left up. Ctrl-C removes it")?;
         let database = self.shop.node.address("production/postgresql", self.settings.ipv6)?;
-        let family = if self.settings.ipv6 { "-6" } else { "-4" };
         let manifests = run.manifests();
         let bpffs = run.bpffs();
+        let connect = |pod: &str| {
+            format!("ip netns exec {id}-production.{pod} timeout 1 bash -c '</dev/tcp/{database}/5432' && echo open")
+        };
         for (line, about) in [
-            (
-                format!("ip netns exec {id}-production.job-runner nc {family} -vzw1 {database} 5432"),
-                "a forbidden attempt",
-            ),
-            (
-                format!("ip netns exec {id}-production.payment-service nc {family} -vzw1 {database} 5432"),
-                "an allowed one",
-            ),
+            (connect("job-runner"), "a forbidden attempt"),
+            (connect("payment-service"), "an allowed one"),
             (format!("ip netns exec {id}-production.user-api sh"), "a shell in a pod"),
             (format!("ip netns exec {id}-node ip -br link"), "the node's interfaces"),
             (format!("ls {}", bpffs.display()), "what the agent pinned"),

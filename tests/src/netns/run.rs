@@ -218,5 +218,5 @@ fn report(id: &str, result: Result<()>) {
 /// Says something on standard error that must not be lost, where no caller is left to tell.
 #[expect(clippy::print_stderr, reason = "drops and signal handlers have nobody else to tell")]
 pub fn note(text: &str) {
-    eprintln!("netpol-tests: {text}");
+    eprintln!("error: {text}");
 }
