@@ -19,6 +19,7 @@ use proptest::sample::select;
 use serde_json::{Map, Value, json};
 
 pub use self::pods::Sharing;
+use crate::frame::SOURCE_PORT;
 use crate::judge::{Objects, Probe, Protocol, Side};
 
 /// Namespaces of every scene.
@@ -29,7 +30,9 @@ const CROWDED: [&str; 6] = ["x", "x", "x", "y", "y", "z"];
 const POD_KEYS: [&str; 2] = ["pod", "tier"];
 const NAMESPACE_KEYS: [&str; 2] = ["ns", "tier"];
 const VALUES: [&str; 3] = ["", "a", "b"];
-/// Port numbers that policies and pods use; ranges fill the gaps between them.
+/// Port numbers that pods give names to; a name should often mean two numbers, and a probe often hit one.
+const NAMED_PORTS: [u16; 4] = [53, 80, 81, 8080];
+/// Port numbers that policies use; ranges fill the gaps between them.
 const PORTS: [u16; 8] = [1, 53, 80, 81, 82, 443, 8080, 65535];
 /// Addresses that no pod has: outside, and between the pods'.
 const OUTSIDE: [&str; 6] =
@@ -71,14 +74,19 @@ pub fn scene(sharing: Sharing) -> impl Strategy<Value = Scene> {
 
 /// A few protocols and ports to probe.
 pub fn ports() -> impl Strategy<Value = Vec<(Protocol, u16)>> {
-    let port = prop_oneof![4 => select(&PORTS[..]), 1 => 1..=65535_u16];
+    let port = prop_oneof![6 => select(&NAMED_PORTS[..]), 3 => select(&PORTS[..]), 1 => other_port()];
     let protocol = prop_oneof![
         4 => Just(Protocol::Tcp),
         2 => Just(Protocol::Udp),
         2 => Just(Protocol::Sctp),
         1 => Just(Protocol::Icmp)
     ];
-    proptest::collection::vec((protocol, port), 3..=6)
+    proptest::collection::vec((protocol, port), 4..=8)
+}
+
+/// Any port but those of tunnels, which no pod may send to a node, and the one that every probe comes from.
+fn other_port() -> impl Strategy<Value = u16> {
+    (1..=65535_u16).prop_filter("a tunnel's or our own", |port| ![4789, 8285, 8472, SOURCE_PORT].contains(port))
 }
 
 /// Every pair of different endpoints of one family, if policy acts on at least one of them, on each of the ports.

@@ -2,7 +2,7 @@
 //! `tests/cases/regressions/` that a test replays from then on.
 //!
 //! In: a strategy of [`History`] and a judge to hold against the oracle. `NETPOL_CASES` sets the number of cases,
-//! `NETPOL_SEED` (a number, or `random`) the seed; without it every run is the same.
+//! `NETPOL_TEST_FULL` a large one, `NETPOL_SEED` (any text, or `random`) the seed; without it every run is the same.
 
 use std::path::{Path, PathBuf};
 
@@ -47,10 +47,12 @@ pub fn first_difference(history: &History, other: &mut impl Judge) -> anyhow::Re
     Ok(None)
 }
 
-/// Cases to run: `NETPOL_CASES`, or this many.
+/// Cases to run: `NETPOL_CASES`, or this many; with `NETPOL_TEST_FULL` fifty times as many.
 #[must_use]
 pub fn cases(default: u32) -> u32 {
-    std::env::var("NETPOL_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(default)
+    let asked = std::env::var("NETPOL_CASES").ok().and_then(|cases| cases.parse().ok());
+    let full = std::env::var_os("NETPOL_TEST_FULL").is_some();
+    asked.unwrap_or(if full { default.saturating_mul(50) } else { default })
 }
 
 /// A runner of so many cases, seeded by `NETPOL_SEED`.

@@ -65,12 +65,12 @@ fn random_scenes_are_legal_and_undecided() {
 #[test]
 fn the_compiler_and_the_hooks_agree_with_the_oracle_on_random_clusters() {
     let scenes = scene(Sharing::Never).prop_map(History::at_once);
-    require_agreement("scene", 300, scenes, Replica::default).unwrap();
+    require_agreement("scene", 500, scenes, Replica::default).unwrap();
 }
 
 #[test]
 fn after_any_history_the_compiler_agrees_with_the_oracle_of_the_end_state() {
-    require_agreement("history", 300, history(), Replica::default).unwrap();
+    require_agreement("history", 400, history(), Replica::default).unwrap();
 }
 
 /// What only one of two live pods with one address may do, nobody at that address may.

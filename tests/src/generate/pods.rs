@@ -9,7 +9,7 @@ use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::sample::select;
 use serde_json::{Value, json};
 
-use super::{CROWDED, POD_KEYS, PORTS, labels};
+use super::{CROWDED, NAMED_PORTS, POD_KEYS, labels};
 use crate::judge::Objects;
 
 /// Whether two live pods may claim one address.
@@ -81,7 +81,7 @@ pub(super) fn pod(sharing: Sharing) -> impl Strategy<Value = PodDraft> {
 
 fn ports() -> impl Strategy<Value = BTreeMap<(&'static str, &'static str), u16>> {
     let name = (select(&["web", "dns"][..]), select(&["TCP", "TCP", "UDP", "SCTP"][..]));
-    proptest::collection::btree_map(name, select(&PORTS[..]), 0..=3)
+    proptest::collection::btree_map(name, select(&NAMED_PORTS[..]), 0..=3)
 }
 
 impl PodDraft {
