@@ -3,18 +3,20 @@ use std::sync::Arc;
 use netpol_common::abi::{AddressRole, EndpointFlags, capacity};
 
 use super::*;
-use crate::datapath::loader::{Datapath, LoadOptions, default_config, open};
+use crate::datapath::loader::{default_config, embedded_object, load_object};
 use crate::datapath::sizing::Sizing;
 use crate::testing::{has_object, in_sandbox};
 
-fn with_store(test: impl FnOnce(Datapath) + Send) {
+/// A store on small maps; no program is verified for it.
+fn with_store(test: impl FnOnce(KernelStore, PinDir) + Send) {
     if !has_object() {
         return;
     }
     in_sandbox(|sandbox| {
         let sizing = Sizing { allow: 8, addresses: 8, ..Sizing::default() };
-        let options = LoadOptions { bpffs: sandbox.bpffs.clone(), config: default_config().unwrap(), sizing };
-        test(open(&options).unwrap());
+        let pins = PinDir::create(&sandbox.bpffs).unwrap();
+        load_object(embedded_object().unwrap(), &default_config().unwrap(), &sizing, Some(&pins)).unwrap();
+        test(KernelStore::open(&pins).unwrap(), pins);
     });
 }
 
@@ -28,7 +30,7 @@ fn block(text: &str) -> IpNet {
 
 #[test]
 fn what_a_plan_writes_is_read_back_and_removed_again() {
-    with_store(|Datapath { mut store, .. }| {
+    with_store(|mut store, _| {
         let key = AllowKey::new(2, 7);
         let value = AllowValue { tcp: 3, udp: PortRule::All.encode(), sctp: 0, other: 0 };
         let mut bits = [0; PORT_SET_BYTES];
@@ -76,7 +78,7 @@ fn what_a_plan_writes_is_read_back_and_removed_again() {
 
 #[test]
 fn a_policy_word_survives_the_process_that_wrote_it() {
-    with_store(|Datapath { mut store, pins, .. }| {
+    with_store(|mut store, pins| {
         let word = PolicyWord::new(9, 9, u32::MAX);
         store.apply(&[Op::WritePolicyWord { slot: 255, word }]).unwrap();
         drop(store);
@@ -86,7 +88,7 @@ fn a_policy_word_survives_the_process_that_wrote_it() {
 
 #[test]
 fn the_first_refused_operation_is_named_and_later_ones_are_not_done() {
-    with_store(|Datapath { mut store, .. }| {
+    with_store(|mut store, _| {
         let allow = |identity| Op::WriteAllow(AllowKey::new(2, identity), AllowValue::default());
         let ops: Vec<Op> = (0..20).map(allow).collect();
         let (index, error) = store.apply(&ops).unwrap_err();
@@ -102,7 +104,7 @@ fn the_first_refused_operation_is_named_and_later_ones_are_not_done() {
 
 #[test]
 fn endpoints_are_found_below_and_above_the_array() {
-    with_store(|Datapath { mut store, .. }| {
+    with_store(|mut store, _| {
         let endpoint = |slot| Endpoint { slot, flags: EndpointFlags::PENDING, ..Endpoint::default() };
         let (near, far) = (capacity::NEAR_IFINDEXES - 1, capacity::NEAR_IFINDEXES);
         store.write_endpoint(near, &endpoint(1)).unwrap();
@@ -118,7 +120,7 @@ fn endpoints_are_found_below_and_above_the_array() {
 
 #[test]
 fn address_roles_become_what_is_wanted() {
-    with_store(|Datapath { mut store, .. }| {
+    with_store(|mut store, _| {
         let first = BTreeMap::from([
             (address("10.0.0.1"), AddressRole::OWN),
             (address("10.96.0.1"), AddressRole::SERVICE),
@@ -137,7 +139,7 @@ fn address_roles_become_what_is_wanted() {
 
 #[test]
 fn counters_of_a_slot_that_does_not_exist_are_an_error_and_of_an_idle_one_empty() {
-    with_store(|Datapath { store, .. }| {
+    with_store(|store, _| {
         assert_eq!(store.counters(255).unwrap(), SlotCounters::new());
         assert!(store.counters(256).is_err());
         assert_eq!(store.events_lost().unwrap(), 0);
