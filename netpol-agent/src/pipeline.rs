@@ -41,6 +41,8 @@ const RETRY: Duration = Duration::from_secs(1);
 struct Pipeline {
     source: ManifestSource,
     source_problems: Vec<Problem>,
+    /// Other problems that the log has already.
+    said: Vec<Problem>,
     node_name: String,
     node: Node,
     enforcer: Enforcer,
@@ -73,6 +75,7 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
     let mut pipeline = Pipeline {
         source,
         source_problems: Vec::new(),
+        said: Vec::new(),
         node_name: args.node.clone(),
         node: Node::start(&node_config).await?,
         enforcer: enforcer(args, datapath.store, Hooks::new(datapath.programs, datapath.pins, args.attach))?,
@@ -127,13 +130,21 @@ impl Pipeline {
 
     fn enforce(&mut self) {
         let started = Instant::now();
-        let before = self.enforcer.problems();
         self.enforcer.enforce(self.node.view());
         self.node.want(self.enforcer.candidate_addresses(&self.node_name));
-        for problem in self.enforcer.problems().iter().filter(|it| !before.contains(it)) {
+        let problems = self.problems();
+        for problem in problems.iter().filter(|it| !self.said.contains(it)) {
             say(problem);
         }
+        self.said = problems;
         tracing::debug!(generation = self.enforcer.generation(), took = ?started.elapsed(), "enforced");
+    }
+
+    /// What is not enforced as written, but for what the source knows.
+    fn problems(&self) -> Vec<Problem> {
+        let mut problems = self.enforcer.problems();
+        problems.extend_from_slice(&self.node.view().problems);
+        problems
     }
 
     /// Enforces, and waits until every pod's place is known.
@@ -188,7 +199,7 @@ impl Pipeline {
 
     fn status(&self) -> Value {
         let mut problems = self.source_problems.clone();
-        problems.extend(self.enforcer.problems());
+        problems.extend(self.problems());
         let lost = self.enforcer.store().events_lost().map_or(Value::Null, Value::from);
         json!({
             "settled": !self.enforcer.is_behind() && self.node.view().unresolved.is_empty(),
