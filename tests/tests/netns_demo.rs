@@ -1,5 +1,7 @@
 //! The demo as a user runs it, with the real agent.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 

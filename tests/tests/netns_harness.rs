@@ -1,5 +1,7 @@
 //! The harness itself, with no agent: what passes when nothing is enforced, and that nothing is left behind.
 
+#![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 use std::io::{BufRead, BufReader};
 use std::net::IpAddr;
 use std::process::{Child, Command, Stdio};

@@ -1,5 +1,7 @@
 //! The shop under the real agent: who reaches whom, what happens to open connections, and that drops are told and counted.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 use std::time::{Duration, Instant};
 
 use netpol_tests::agent::{Agent, Counter, Options};
