@@ -7,6 +7,7 @@ use clap::{CommandFactory as _, Parser as _};
 use netpol_agent::cli::{Cli, Command, EXIT_FAILURE, EXIT_OK};
 use netpol_agent::datapath::attach;
 use netpol_agent::datapath::pins::PinDir;
+use netpol_agent::problem::chain;
 use netpol_agent::{check, pipeline};
 
 fn main() -> ExitCode {
@@ -14,7 +15,7 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
-            tracing::error!("{error:#}");
+            tracing::error!("{}", chain(error.as_ref()));
             ExitCode::from(EXIT_FAILURE)
         }
     }

@@ -44,3 +44,18 @@ impl fmt::Display for Problem {
         write!(f, "{}; effect: {}", self.message, self.effect)
     }
 }
+
+/// All of an error's sources on one line: what says its cause already is not said twice.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

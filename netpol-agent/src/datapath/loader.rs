@@ -20,6 +20,7 @@ use super::pins::{PinDir, PinError, PinLock, program_name};
 use super::sizing::{KeptSize, Sizing, SizingError};
 use super::store::{KernelStore, OpenError};
 use super::sys;
+use crate::problem::chain;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netpol.bpf.o"));
 
@@ -91,20 +92,6 @@ pub enum LoadError {
         /// What aya says.
         source: aya::maps::MapError,
     },
-}
-
-/// All of an error's sources on one line: aya keeps the kernel's answer at the end of the chain.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// What to load, and where to pin it.
