@@ -78,6 +78,12 @@ pub mod protocol {
     use super::IpProto;
     /// ICMP.
     pub const ICMP: u8 = IpProto::Icmp as u8;
+    /// IPv4 in IPv4 or IPv6.
+    pub const IP_IN_IP: u8 = IpProto::Ipv4 as u8;
+    /// IPv6 in IPv4 or IPv6.
+    pub const IPV6_IN_IP: u8 = IpProto::Ipv6 as u8;
+    /// Generic routing encapsulation.
+    pub const GRE: u8 = IpProto::Gre as u8;
     /// TCP.
     pub const TCP: u8 = IpProto::Tcp as u8;
     /// UDP.

@@ -222,8 +222,9 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
         Verdict(if allowed { Reason::AllowedByPolicy } else { Reason::PolicyDenied })
     }
 
+    /// True for one of the node's own addresses.
     #[inline(always)]
-    fn is_own_node<A: Address>(&self, address: &A) -> bool
+    pub(super) fn is_own_node<A: Address>(&self, address: &A) -> bool
     where
         T: Tables<A>,
     {

@@ -49,6 +49,17 @@ pub fn from_pod<P: PacketBytes + ?Sized, T: AllTables>(
     }
 }
 
+/// True for what a node would unpack as a tunnel: a pod could put any inner source into it (VXLAN 8472 and 4789, flannel's
+/// UDP backend 8285; IP in IP, GRE).
+#[inline(always)]
+fn is_tunnel<A>(header: &Header<A>) -> bool {
+    match header.protocol {
+        protocol::UDP => matches!(header.destination_port, 8472 | 4789 | 8285),
+        protocol::IP_IN_IP | protocol::IPV6_IN_IP | protocol::GRE => true,
+        _ => false,
+    }
+}
+
 impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
     #[inline(always)]
     pub(super) fn is_pending(&self) -> bool {
@@ -99,6 +110,9 @@ impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
         }
         if !any_source {
             self.check_sender(ethernet, header, is_own)?;
+            if is_tunnel(header) && self.is_own_node(&header.destination) {
+                return Err(Reason::TunnelFromPod);
+            }
         }
         if self.is_related_error(header, Direction::Egress) {
             return Ok(Reason::RelatedIcmp);
