@@ -4,10 +4,11 @@
 //! of drops, a client of the socket) has a task or thread of its own.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
-use netpol_common::abi::Config;
+use netpol_common::abi::{Config, PORT_SET_BYTES};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -262,9 +263,14 @@ fn load_options(args: &RunArgs) -> Result<LoadOptions> {
 fn enforcer(args: &RunArgs, store: KernelStore, hooks: Hooks) -> Result<Enforcer> {
     let actual = store.actual()?;
     let slots = u16::try_from(store.slots()).context("more slots than a flow key can name")?;
+    let numbers = actual.port_sets();
     let mut tables = Tables { addresses: actual.addresses, cidrs: actual.cidrs, ..Tables::default() };
     for (key, value) in actual.allow {
         tables.allow.entry(key.policy).or_default().insert(key.identity, value);
+    }
+    for number in numbers {
+        let bits: Arc<[u8; PORT_SET_BYTES]> = store.port_set(number)?.into();
+        tables.port_sets.insert(number, bits);
     }
     let installed = Installed { tables, words: actual.words };
     let limits = Limits { slots: u32::from(slots), ..Limits::default() };

@@ -204,6 +204,12 @@ pub struct Header<A> {
     pub icmp_code: u8,
     /// Whole packet or which fragment.
     pub part: Part,
+    /// The frame carries the pod's own MAC address (it was not flooded).
+    pub for_pod: bool,
+    /// What the stages so far come to.
+    pub reason: Reason,
+    /// The node's own stack sent it, from one of its own addresses.
+    pub from_own_node: bool,
     /// IPv4 source route option, or IPv6 routing header with segments left.
     pub source_routed: bool,
 }

@@ -142,6 +142,13 @@ impl Reason {
     }
 }
 
+impl Default for Reason {
+    /// What nobody judged is dropped.
+    fn default() -> Self {
+        Self::Malformed
+    }
+}
+
 impl core::fmt::Display for Reason {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str(self.name())

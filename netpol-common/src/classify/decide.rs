@@ -1,6 +1,6 @@
 //! Flow, then policy: the part of the decision that is the same in both directions.
 
-use super::{Found, Frame, Shared, Stage, Tables, Verdict};
+use super::{Found, Frame, Shared, Stage, Tables, Verdict, merge};
 use crate::abi::{
     AddressRole, AllowKey, Config, Direction, FlowKey, FlowKind, FlowState, FlowWord, Fragment, FragmentKey,
     POLICY_DENY, POLICY_NOT_ISOLATED, PortRule, Reason,
@@ -108,7 +108,8 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
                 return verdict;
             }
         }
-        self.decide_new(header, &Attempt { key, direction, old: found.map(|found| found.handle) })
+        let verdict = self.decide_new(header, &Attempt { key, direction, old: found.map(|found| found.handle) });
+        merge(header, verdict)
     }
 
     /// A packet of a live flow. The opener's tuple is judged again when the slot's revision has moved, whichever
@@ -173,8 +174,9 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
         if opens == Opens::InMidStream && this.flag(Config::STRICT_TCP) && !this.is_unpoliced() {
             return Verdict(Reason::MidStream);
         }
-        let own_node = *direction == Direction::Ingress && this.is_from_own_node(&header.source);
+        let own_node = header.from_own_node;
         let verdict = if own_node { Verdict(Reason::FromOwnNode) } else { this.judge(header, key, *direction) };
+        let verdict = merge(header, verdict);
         if verdict.is_drop() || opens == Opens::No || is_to_group(header, *direction) {
             return verdict;
         }
@@ -233,7 +235,7 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
 
     /// Sent by the node itself: no interface brought it, no pod's mark is on it, and the source is the node's.
     #[inline(always)]
-    fn is_from_own_node<A: Address>(&self, source: &A) -> bool
+    pub(super) fn is_from_own_node<A: Address>(&self, source: &A) -> bool
     where
         T: Tables<A>,
     {

@@ -120,6 +120,16 @@ pub trait Tables<A>: Shared {
 pub trait AllTables: Tables<V4> + Tables<V6> {}
 impl<T: Tables<V4> + Tables<V6>> AllTables for T {}
 
+/// The verdict by way of the header.
+///
+/// verifier: a reason is a constant on each path, and paths that differ in it alone would each be followed to the end. Read
+/// back from map memory it is one number that nobody knows.
+#[inline(always)]
+pub(crate) fn merge<A>(header: &mut Header<A>, verdict: Verdict) -> Verdict {
+    header.reason = verdict.0;
+    Verdict(crate::packet::settle(header).reason)
+}
+
 /// Everything a stage needs of one packet.
 pub(crate) struct Stage<'a, P: ?Sized, T> {
     pub(crate) packet: &'a P,
@@ -139,13 +149,14 @@ impl<P: ?Sized, T: Shared> Stage<'_, P, T> {
     pub(crate) fn conclude<A: Address>(
         &self,
         result: Result<Reason, Reason>,
-        header: &Header<A>,
+        header: &mut Header<A>,
         direction: Direction,
     ) -> Verdict
     where
         T: Tables<A>,
     {
         let (Ok(reason) | Err(reason)) = result;
+        let Verdict(reason) = merge(header, Verdict(reason));
         if reason.is_drop() && !reason.is_quiet() {
             self.tables.report(&Report {
                 header: Some(header),

@@ -31,14 +31,14 @@ pub fn to_pod<P: PacketBytes + ?Sized, T: AllTables>(
     match ethernet.ether_type {
         ether_type::IPV4 => {
             let header = &mut workspace.v4;
-            *header = Header::default();
-            let result = stage.ip_to_pod(header, for_pod);
+            *header = Header { for_pod, ..Header::default() };
+            let result = stage.ip_to_pod(header);
             stage.conclude(result, header, Direction::Ingress)
         }
         ether_type::IPV6 => {
             let header = &mut workspace.v6;
-            *header = Header::default();
-            let result = stage.ip_to_pod(header, for_pod);
+            *header = Header { for_pod, ..Header::default() };
+            let result = stage.ip_to_pod(header);
             stage.conclude(result, header, Direction::Ingress)
         }
         ether_type::ARP => Verdict(Reason::Neighbour),
@@ -51,11 +51,12 @@ pub fn to_pod<P: PacketBytes + ?Sized, T: AllTables>(
 
 impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
     #[inline(always)]
-    fn ip_to_pod<A: Address>(&self, header: &mut Header<A>, for_pod: bool) -> Result<Reason, Reason>
+    fn ip_to_pod<A: Address>(&self, header: &mut Header<A>) -> Result<Reason, Reason>
     where
         T: Tables<A>,
     {
         A::parse(self.packet, header)?;
+        header.from_own_node = self.is_from_own_node(&header.source);
         let header = settle(header);
         if is_neighbour(header) {
             return Ok(Reason::Neighbour);
@@ -69,7 +70,7 @@ impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
         if !is_own && !header.destination.is_group() && !self.any_source() {
             // In a frame for the pod this may be a secondary address that someone relies on: it is told. In a flooded
             // frame it is somebody else's.
-            let reason = if for_pod { Reason::UnknownDestination } else { Reason::NotForThisPod };
+            let reason = if header.for_pod { Reason::UnknownDestination } else { Reason::NotForThisPod };
             return Err(reason);
         }
         if self.is_related_error(header, Direction::Ingress) {
