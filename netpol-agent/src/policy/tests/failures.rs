@@ -42,16 +42,21 @@ impl Attempt<'_> {
     }
 }
 
-/// Carries a step out with failures, checks, heals the maps and checks that the next apply converges.
-fn attempt(
-    (applier, maps): (&Applier, Maps),
-    desired: &DesiredDatapath,
-    touched: &Touched,
-    (before, after): (&Installed, &Installed),
+/// A step that is to be carried out in several ways.
+struct Trial<'a> {
+    applier: Applier,
+    desired: &'a DesiredDatapath,
+    touched: &'a Touched,
+    before: &'a Installed,
+    after: &'a Installed,
     on_failure: OnFailure,
-    asked: &[Question],
-) -> Result<Outcome, TestCaseError> {
-    let (mut applier, mut maps) = (applier.clone(), maps);
+    asked: Vec<Question>,
+}
+
+/// Carries a step out with failures, checks, heals the maps and checks that the next apply converges.
+fn attempt(trial: &Trial<'_>, mut maps: Maps) -> Result<Outcome, TestCaseError> {
+    let Trial { desired, touched, before, after, on_failure, ref asked, .. } = *trial;
+    let mut applier = trial.applier.clone();
     let outcome = applier.apply(desired, touched, &mut maps);
     for question in asked {
         Attempt { before, after, now: &maps.now, outcome: &outcome }.check(question, on_failure)?;
@@ -90,14 +95,22 @@ fn fail_everywhere(node: &mut Node, on_failure: OnFailure) -> Result<bool, TestC
     let (desired, after) = (node.compiler.desired(), node.maps.now.clone());
     let simple = |question: &Question| !matches!(question.port, Some((_, 82 | 443 | 9000)));
     let asked = judged_questions((&state, &provenance), &node.compiler);
-    let asked: Vec<Question> = asked.into_iter().filter(simple).collect();
-    let run = |maps: Maps| attempt((&applier, maps), desired, &step.touched, (&before, &after), on_failure, &asked);
+    let trial = Trial {
+        applier,
+        desired,
+        touched: &step.touched,
+        before: &before,
+        after: &after,
+        on_failure,
+        asked: asked.into_iter().filter(simple).collect(),
+    };
+    let run = |maps: Maps| attempt(&trial, maps);
     for number in 0..operations {
         let at = maps.done + number;
-        let once = run(Maps { fail: vec![at..at + 1], ..maps.clone() })?;
+        let once = run(Maps { fail: vec![(at, at + 1)], ..maps.clone() })?;
         let stuck = once.slots.values().any(|fallback| *fallback == Fallback::Stuck);
         prop_assert!(!stuck, "one failure always leaves a way to deny: {once:?}");
-        run(Maps { fail: vec![at..usize::MAX], ..maps.clone() })?;
+        run(Maps { fail: vec![(at, usize::MAX)], ..maps.clone() })?;
     }
     for broken in BROKEN {
         run(Maps { broken: Some(broken), ..maps.clone() })?;
@@ -137,7 +150,7 @@ proptest! {
         failing in proptest::collection::vec((0_usize..400, 1_usize..6), 0..20),
     ) {
         let (mut node, mut local) = (Node::new(Limits::default()), BTreeMap::new());
-        node.maps.fail = failing.into_iter().map(|(first, length)| first..first + length).collect();
+        node.maps.fail = failing.into_iter().map(|(first, length)| (first, first + length)).collect();
         for action in history {
             match action {
                 Action::Event(event) => node.compiler.apply(event),

@@ -42,21 +42,21 @@ pub(super) fn allows(state: &ClusterState, subject: Option<&PodKey>, question: &
             Some((&**policy, rules?))
         })
         .collect();
-    let owners = live_pods_at(state, question.peer);
+    let scene = Scene { state, subject, owners: live_pods_at(state, question.peer), question };
     isolating.is_empty()
-        || isolating.iter().any(|(policy, rules)| {
-            rules.iter().any(|rule| rule_allows(state, policy, rule, subject, &owners, question))
-        })
+        || isolating.iter().any(|(policy, rules)| rules.iter().any(|rule| rule_allows(&scene, policy, rule)))
 }
 
-fn rule_allows(
-    state: &ClusterState,
-    policy: &NetworkPolicy,
-    rule: &WrittenRule,
-    subject: &Pod,
-    owners: &[&Pod],
-    question: &Question,
-) -> bool {
+/// A question with the pods at both ends.
+struct Scene<'a> {
+    state: &'a ClusterState,
+    subject: &'a Pod,
+    owners: Vec<&'a Pod>,
+    question: &'a Question,
+}
+
+fn rule_allows(scene: &Scene<'_>, policy: &NetworkPolicy, rule: &WrittenRule) -> bool {
+    let Scene { state, subject, owners, question } = scene;
     let about = match &rule.peers {
         Peers::Everyone => true,
         Peers::AnyOf(peers) => peers.iter().any(|peer| match peer {

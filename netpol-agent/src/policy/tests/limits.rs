@@ -50,7 +50,7 @@ proptest! {
     ) {
         let (mut node, mut local) = (Node::new(limits), BTreeMap::new());
         let failing_runs = !failing.is_empty();
-        node.maps.fail = failing.into_iter().map(|(first, length)| first..first + length).collect();
+        node.maps.fail = failing.into_iter().map(|(first, length)| (first, first + length)).collect();
         for action in history {
             match action {
                 Action::Event(event) => node.compiler.apply(event),

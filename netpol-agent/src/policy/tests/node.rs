@@ -26,8 +26,8 @@ pub(super) struct Maps {
     pub(super) now: Installed,
     pub(super) done: usize,
     pub(super) history: Option<Vec<Installed>>,
-    /// Operation numbers, counted from the start, that fail.
-    pub(super) fail: Vec<std::ops::Range<usize>>,
+    /// Operations that fail: from one number, counted from the start, up to another.
+    pub(super) fail: Vec<(usize, usize)>,
     /// Operations that always fail.
     pub(super) broken: Option<fn(&Op) -> bool>,
 }
@@ -37,7 +37,9 @@ impl MapStore for Maps {
         for (index, op) in ops.iter().enumerate() {
             let number = self.done;
             self.done += 1;
-            if self.fail.iter().any(|range| range.contains(&number)) || self.broken.is_some_and(|broken| broken(op)) {
+            if self.fail.iter().any(|(from, to)| (*from..*to).contains(&number))
+                || self.broken.is_some_and(|broken| broken(op))
+            {
                 let source = ErrorKind::OutOfMemory.into();
                 return Err((index, StoreError { operation: format!("write {op:.20?}"), map: "TEST", source }));
             }

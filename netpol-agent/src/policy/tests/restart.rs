@@ -52,7 +52,7 @@ proptest! {
         let history = node.maps.history.take().unwrap();
         for number in 0..operations {
             let (applier, at) = (applier.clone(), maps.done + number);
-            let maps = Maps { fail: vec![at..at + 1], ..maps.clone() };
+            let maps = Maps { fail: vec![(at, at + 1)], ..maps.clone() };
             fail_once(&before, Node { compiler: before.restarted(&local).compiler, applier, maps }, true)?;
         }
         for question in questions().iter().filter(|question| local.contains_key(&question.slot)) {
@@ -97,7 +97,7 @@ proptest! {
         for number in (0..operations).step_by(1 + operations / 12) {
             let (applier, maps) = (fail_at.0.clone(), fail_at.1.clone());
             let at = maps.done + number;
-            let failing = Maps { fail: vec![at..at + 1], ..maps };
+            let failing = Maps { fail: vec![(at, at + 1)], ..maps };
             fail_once(&before, Node { compiler: before.restarted(&local).compiler, applier, maps: failing }, false)?;
         }
     }
