@@ -76,7 +76,7 @@ impl Connection {
                 .with_context(|| format!("cannot connect: {probe}"))?;
             let server = server.await.with_context(|| format!("no server took the connection: {probe}"))?;
             let server = match server {
-                ServerEnd::Tcp(stream) => End::tcp(stream),
+                ServerEnd::Tcp(stream) => End::tcp(stream)?,
                 ServerEnd::Udp(socket, peer, received) => End::UdpServer { socket, peer, received },
             };
             Ok(Self { client, server, local, probe: probe.clone() })
@@ -144,7 +144,7 @@ async fn hold(socket: Unconnected, probe: &Probe, number: u64) -> Result<(End, S
             let length = stream.read(&mut answer).await?;
             check_answer(answer.get(..length), probe)?;
             let local = stream.local_addr()?;
-            (End::tcp(stream), local)
+            (End::tcp(stream)?, local)
         }
         Unconnected::Udp(socket) => {
             let socket = UdpSocket::from_std(socket)?;
@@ -167,9 +167,11 @@ fn check_answer(answer: Option<&[u8]>, probe: &Probe) -> Result<()> {
 }
 
 impl End {
-    fn tcp(stream: TcpStream) -> Self {
+    fn tcp(stream: TcpStream) -> Result<Self> {
+        // Closing a revoked connection in order would repeat what nobody lets through, for minutes.
+        stream.set_zero_linger()?;
         let (read, write) = stream.into_split();
-        Self::Tcp { read, write, seen: VecDeque::new() }
+        Ok(Self::Tcp { read, write, seen: VecDeque::new() })
     }
 
     async fn send(&mut self, message: &[u8]) -> Result<()> {

@@ -24,6 +24,9 @@ pub(crate) struct Options {
 
 /// Builds the agent and the demo, and runs the latter in place of this process. Returns only if it cannot.
 pub(crate) fn run(options: Options) -> Result<bool> {
+    if options.json {
+        shell::leave_stdout_alone();
+    }
     let _object = build::run(build::Options::default())?;
     let programs = shell::target().join("debug");
     let demo = programs.join("netpol-demo");

@@ -3,6 +3,7 @@
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
 
@@ -26,15 +27,26 @@ pub(crate) fn cargo() -> Command {
 
 /// A line on standard output.
 pub(crate) fn say(text: &str) {
-    // Nobody is left to tell if standard output is closed; the exit code still is.
-    let _closed = writeln!(io::stdout().lock(), "{text}");
+    // Nobody is left to tell if the output is closed; the exit code still is.
+    let _closed = if STDOUT_IS_TAKEN.load(Ordering::Relaxed) {
+        writeln!(io::stderr().lock(), "{text}")
+    } else {
+        writeln!(io::stdout().lock(), "{text}")
+    };
 }
 
-/// Runs a program to its end, its output going where ours goes.
+/// From here on [`say`] uses standard error: standard output is for a machine.
+pub(crate) fn leave_stdout_alone() {
+    STDOUT_IS_TAKEN.store(true, Ordering::Relaxed);
+}
+
+static STDOUT_IS_TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// Runs a program to its end; all its output goes to standard error.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let line = line_of(command);
     say(&format!("$ {line}"));
-    let status = command.status().with_context(|| format!("cannot run {line}"))?;
+    let status = command.stdout(io::stderr()).status().with_context(|| format!("cannot run {line}"))?;
     if !status.success() {
         bail!("{line}: {status}");
     }

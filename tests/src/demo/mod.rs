@@ -18,6 +18,7 @@ use self::report::Report;
 use crate::agent::{Agent, Endpoint, Lines, Options, Output, Settled};
 use crate::connection::{Connection, Side};
 use crate::manifests::{self, PodAddresses};
+use crate::netns::run::require_root;
 use crate::probe::{Outcome, PATIENCE, SILENCE};
 use crate::servers::Transport;
 use crate::shop::{METADATA, Shop, case};
@@ -58,6 +59,7 @@ struct Demo {
 /// # Errors
 /// If it could not be run at all.
 pub fn run(settings: Settings) -> Result<bool> {
+    require_root()?;
     let started = Instant::now();
     let case = case("shop");
     let before = Shop::expectation(&case, "before")?;

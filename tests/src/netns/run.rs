@@ -45,7 +45,7 @@ impl Run {
     /// # Errors
     /// Without root, or if the directory or the mount cannot be made.
     pub fn start() -> Result<Self> {
-        anyhow::ensure!(geteuid().is_root(), "network namespaces and BPF need root: run this with sudo");
+        require_root()?;
         sweep();
         let (id, directory) = claim_directory()?;
         let lock = File::create(directory.join("lock")).context("cannot make the lock of the run")?;
@@ -93,6 +93,15 @@ impl Drop for Run {
         report(&self.id, remove_traces(&self.id));
         live.remove(&self.id);
     }
+}
+
+/// Says so, if this is not root.
+///
+/// # Errors
+/// If it is not.
+pub fn require_root() -> Result<()> {
+    anyhow::ensure!(geteuid().is_root(), "network namespaces and BPF need root: run this with sudo");
+    Ok(())
 }
 
 /// Removes everything of this process's runs and ends it: what a signal does.
