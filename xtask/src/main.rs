@@ -40,7 +40,7 @@ enum Command {
     /// Watch the NetworkPolicies of a small shop take effect, on a node made of network namespaces.
     Demo(demo::Options),
     /// Put deliberate faults into compiler and datapath; each must make its test fail.
-    Mutants,
+    Mutants(mutants::Options),
     /// Hold the sources to the repository's own rules.
     Tidy,
 }
@@ -64,7 +64,7 @@ fn run() -> Result<bool> {
         Command::Check => check::run()?,
         Command::Test(options) => test::run(&options)?,
         Command::Demo(options) => demo::run(options)?,
-        Command::Mutants => mutants::run()?,
+        Command::Mutants(options) => mutants::run(&options)?,
         Command::Tidy => tidy::run()?,
     })
 }

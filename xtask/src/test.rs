@@ -91,7 +91,7 @@ impl Tally {
 
 /// Runs the levels. True if nothing failed.
 pub(crate) fn run(options: &Options) -> Result<bool> {
-    let ci = std::env::var("CI").is_ok_and(|value| !value.is_empty() && value != "false");
+    let ci = in_ci();
     let levels = if options.level == Level::All { Level::EACH.to_vec() } else { vec![options.level] };
     let object = if levels.iter().any(|level| level.needs_kernel()) { Some(prepare()) } else { None };
     let mut total = Tally::default();
@@ -114,6 +114,16 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let skipped = if total.skipped > 0 { format!(", {} skipped", total.skipped) } else { String::new() };
     shell::say(&format!("{} passed, {} failed{skipped}", total.passed, total.failed));
     Ok(total.failed == 0)
+}
+
+/// True where what cannot run is a failure.
+pub(crate) fn in_ci() -> bool {
+    std::env::var("CI").is_ok_and(|value| !value.is_empty() && value != "false")
+}
+
+/// Why tests that need the kernel cannot run here, if so.
+pub(crate) fn why_no_kernel() -> Option<anyhow::Error> {
+    can_use_the_kernel().err()
 }
 
 /// The object and the programs that the levels with a kernel need.
