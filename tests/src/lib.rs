@@ -5,6 +5,7 @@
 //! - `generate`, `property`, `frame`: random clusters and histories, their properties, and packets as bytes.
 //! - `netns`, `node`, `servers`, `probe`, `connection`, `agent`: a node made of network namespaces, real servers and clients in
 //!   its pods, the real agent beside them.
+//! - `traffic`: what goes on while something else happens, and what of it was lost or leaked.
 //! - `table`: reachability tables, as written by hand and as measured.
 //! - `shop`: a case directory as a node that can be measured; `demo`: the shop, before and after its policies.
 
@@ -27,3 +28,4 @@ pub mod replica;
 pub mod servers;
 pub mod shop;
 pub mod table;
+pub mod traffic;

@@ -5,17 +5,12 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
 
 use netpol_common::abi::Reason;
 use netpol_tests::agent::{Agent, Options};
-use netpol_tests::connection::{Connection, Side};
 use netpol_tests::level::{has_agent, is_full};
-use netpol_tests::probe::{Outcome, PATIENCE, Probe};
-use netpol_tests::servers::Transport;
 use netpol_tests::shop::{Shop, case};
-use netpol_tests::table::Target;
+use netpol_tests::traffic::Traffic;
 
 /// Changes in the quick tier, and in the full one.
 const CHANGES: (u32, u32) = (200, 1_000);
@@ -81,38 +76,11 @@ fn allowed_traffic_loses_no_packet_while_labels_and_policies_change() {
     agent.sync().unwrap();
     let before = drops(&agent);
 
-    let (done, exchanged) = (AtomicBool::new(false), AtomicU64::new(0));
-    thread::scope(|scope| {
-        let over = || done.load(Ordering::Relaxed);
-        let count = || exchanged.fetch_add(1, Ordering::Relaxed);
-        for ipv6 in [false, true] {
-            let database =
-                probe(&shop, "production/payment-service", ("production/postgresql", Transport::Tcp, 5432), ipv6);
-            let dns = probe(&shop, "production/job-runner", ("kube-system/kube-dns", Transport::Udp, 53), ipv6);
-            let scrape = probe(&shop, "monitoring/prometheus", ("production/user-api", Transport::Tcp, 9090), ipv6);
-            let shop = &shop;
-            scope.spawn(move || {
-                let mut connection = Connection::open(&shop.node, &database).unwrap();
-                while !over() {
-                    for side in [Side::Client, Side::Server] {
-                        assert!(connection.passes(&shop.node, side, PATIENCE).unwrap(), "{database}");
-                        count();
-                    }
-                }
-            });
-            scope.spawn(move || {
-                while !over() {
-                    for outcome in shop.node.probe_all(&[dns.clone(), scrape.clone()], PATIENCE).unwrap() {
-                        assert_eq!(outcome, Outcome::Answered, "{dns}, {scrape}");
-                        count();
-                    }
-                }
-            });
-        }
-        let rounds = churn(&shop, &agent, &case);
-        done.store(true, Ordering::Relaxed);
-        assert!(exchanged.load(Ordering::Relaxed) > u64::from(rounds), "too little traffic to mean anything");
-    });
+    let traffic = Traffic::of_the_shop(&shop).unwrap().allowed_only();
+    let (rounds, report) = traffic.during(|| churn(&shop, &agent, &case));
+    assert_eq!(report.lost, [""; 0]);
+    assert_eq!(report.leaked, [""; 0]);
+    assert!(report.exchanged > u64::from(rounds), "too little traffic to mean anything: {report:?}");
     assert_eq!(drops(&agent), before, "something was dropped; {:?}", agent.drops().last(5));
 }
 
@@ -129,8 +97,4 @@ fn churn(shop: &Shop, agent: &Agent, case: &Path) -> u32 {
         agent.sync().unwrap();
     }
     rounds
-}
-
-fn probe(shop: &Shop, from: &str, (to, transport, port): (&str, Transport, u16), ipv6: bool) -> Probe {
-    shop.probe(from, &Target { name: to.to_owned(), port, transport }, ipv6).unwrap()
 }

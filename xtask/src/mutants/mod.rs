@@ -204,7 +204,9 @@ fn require_passing_tests(scratch: &Scratch, chosen: &[Mutant]) -> Result<()> {
             match ran.of(test) {
                 Ran::Passed => {}
                 Ran::Failed => bail!("{suite} {test} fails without any fault:\n{}", ran.output),
-                Ran::Absent => bail!("{suite} {test}: there is no such test, or it did not come to an end:\n{}", ran.output),
+                Ran::Absent => {
+                    bail!("{suite} {test}: there is no such test, or it did not come to an end:\n{}", ran.output)
+                }
             }
         }
         shell::say(&format!("without a fault: {suite}, {} tests pass ({})", tests.len(), seconds(at.elapsed())));

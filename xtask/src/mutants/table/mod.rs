@@ -2,8 +2,8 @@
 
 mod policy;
 
-use super::suite::Suite;
 use super::Mutant;
+use super::suite::Suite;
 
 /// Every fault.
 pub(super) fn all() -> impl Iterator<Item = Mutant> {
