@@ -88,6 +88,7 @@ impl PacketBytes for SkBuff<'_> {
 impl SkBuff<'_> {
     /// Headers outside the linear part of the buffer (a TX_RING sender puts them there) are read by the kernel.
     #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "an offset below 16 KiB, and the size of a header")]
     fn load_outside_linear<T: Wire>(&self, offset: usize) -> Option<T> {
         let mut value = core::mem::MaybeUninit::<T>::uninit();
         // SAFETY: the helper writes exactly `T::SIZE` bytes into `value` when it returns 0, and `T` is plain integers.

@@ -31,7 +31,7 @@ pub(crate) fn endpoint(ifindex: u32) -> Option<Endpoint> {
         return maps::ENDPOINTS.get(ifindex).copied();
     }
     // SAFETY: the value is copied at once; an element that is replaced meanwhile is not freed before the program ends.
-    unsafe { maps::ENDPOINTS_FAR.get(&ifindex).copied() }
+    unsafe { maps::ENDPOINTS_FAR.get(ifindex).copied() }
 }
 
 /// The policy ids and revision of a slot, read once.
@@ -70,6 +70,7 @@ pub(crate) fn setting(setting: Setting) -> u32 {
 
 /// Jiffies, low 32 bits.
 #[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "times are compared modulo 2^32")]
 pub(crate) fn now() -> u32 {
     // SAFETY: the helper takes nothing and only returns a number.
     unsafe { bpf_jiffies64() as u32 }

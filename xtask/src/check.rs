@@ -20,6 +20,14 @@ pub(crate) fn run() -> Result<bool> {
         Ok(missing) if missing.is_empty() => step("clippy (BPF)", build::ebpf_clippy()),
         Ok(_) | Err(_) => shell::say("clippy (BPF): left out, as the BPF toolchain is not here: cargo xtask setup"),
     }
+    if shell::cargo().args(["deny", "--version"]).output().is_ok_and(|output| output.status.success()) {
+        step(
+            "deny",
+            shell::run(shell::cargo().args(["deny", "--log-level", "error", "check", "licenses", "bans", "sources"])),
+        );
+    } else {
+        shell::say("deny: left out, as cargo-deny is not here: cargo install cargo-deny --locked");
+    }
     if failed.is_empty() {
         shell::say("check: all good");
     } else {

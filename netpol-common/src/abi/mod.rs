@@ -55,10 +55,11 @@ pub mod capacity {
     pub const ADDRESSES: u32 = 131_072;
     /// ipBlock regions, for each family.
     pub const CIDRS: u32 = 65_536;
-    /// (policy id, identity) pairs that allow something.
-    pub const ALLOW: u32 = 131_072;
-    /// Distinct port sets (8 KiB each); 0 and 1 are never used, see `PortRule`.
-    pub const PORT_SETS: u32 = 512;
+    /// (policy id, identity) pairs that allow something; the compiler fills half, so that those of an agent that is being
+    /// replaced fit beside.
+    pub const ALLOW: u32 = 262_144;
+    /// Distinct port sets (8 KiB each); 0 and 1 are never used, see `PortRule`; the compiler fills half.
+    pub const PORT_SETS: u32 = 1_024;
     /// Answered flows, for each family (an LRU sized to the node beats a huge one twofold).
     pub const FLOWS: u32 = 65_536;
     /// Flows that nobody has answered yet, for each family.
