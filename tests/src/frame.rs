@@ -1,11 +1,13 @@
-//! First packets of connections as bytes: Ethernet, IPv4 or IPv6, and a TCP SYN, UDP datagram, SCTP INIT or ICMP echo request.
+//! Packets as bytes, as they cross a pod's veth: first packets of connections here, packets of any shape in [`datagram`].
 //!
-//! In: a [`Probe`] and the link addresses. Out: a frame as it crosses the pod's veth, checksums of IPv4 headers included
-//! and those of transports left zero (no hook looks at them).
+//! In: a [`Probe`] and the link addresses. Out: a frame, checksums of IPv4 headers included and those of transports left
+//! zero (no hook looks at them).
 
-use std::net::IpAddr;
+pub mod datagram;
 
 use crate::judge::{Probe, Protocol};
+
+use self::datagram::{Datagram, Transport, flag};
 
 /// Link addresses and source port of a frame; what is not in the probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,62 +23,14 @@ pub struct Link {
 /// The first packet of the probe's connection. None if its addresses are of two families.
 #[must_use]
 pub fn first_packet(probe: &Probe, link: &Link) -> Option<Vec<u8>> {
-    let transport = transport(probe, link.source_port);
-    let length = u16::try_from(transport.len()).ok()?;
-    let mut frame = [link.destination, link.source].concat();
-    match (probe.source.address, probe.destination.address) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            frame.extend([0x08, 0x00]);
-            let mut header = vec![0x45, 0];
-            header.extend((20 + length).to_be_bytes());
-            header.extend([0, 1, 0x40, 0, 64, number(probe), 0, 0]);
-            header.extend(source.octets());
-            header.extend(destination.octets());
-            let checksum = checksum(&header).to_be_bytes();
-            header.splice(10..12, checksum);
-            frame.extend(header);
-        }
-        (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
-            frame.extend(length.to_be_bytes());
-            frame.extend([number(probe), 64]);
-            frame.extend(source.octets());
-            frame.extend(destination.octets());
-        }
-        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return None,
-    }
-    frame.extend(transport);
-    Some(frame)
-}
-
-/// IANA number of the probe's protocol in its family.
-fn number(probe: &Probe) -> u8 {
-    match probe.protocol {
-        Protocol::Tcp => 6,
-        Protocol::Udp => 17,
-        Protocol::Sctp => 132,
-        Protocol::Icmp if probe.source.address.is_ipv4() => 1,
-        Protocol::Icmp => 58,
-    }
-}
-
-fn transport(probe: &Probe, source_port: u16) -> Vec<u8> {
-    let ports = [source_port.to_be_bytes(), probe.port.to_be_bytes()].concat();
-    match probe.protocol {
-        // Sequence and acknowledgement, five words, SYN, window, checksum, urgent pointer.
-        Protocol::Tcp => [&ports[..], &[0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xfa, 0xf0, 0, 0, 0, 0]].concat(),
-        // Length and checksum, then a few bytes to read.
-        Protocol::Udp => [&ports[..], &[0, 12, 0, 0], b"ping"].concat(),
-        // Verification tag 0, checksum; INIT chunk of 20 bytes: tag, window, streams out and in, first sequence number.
-        Protocol::Sctp => {
-            let init = [1, 0, 0, 20, 0, 0, 0, 1, 0, 0, 0xff, 0xff, 0, 10, 0, 10, 0, 0, 0, 1];
-            [&ports[..], &[0, 0, 0, 0, 0, 0, 0, 0], &init].concat()
-        }
-        Protocol::Icmp => {
-            let kind = if probe.source.address.is_ipv4() { 8 } else { 128 };
-            [&[kind, 0, 0, 0][..], &source_port.to_be_bytes(), &[0, 1], b"ping"].concat()
-        }
-    }
+    let ports = [link.source_port, probe.port];
+    let transport = match probe.protocol {
+        Protocol::Tcp => Transport::Tcp { ports, flags: flag::SYN },
+        Protocol::Udp => Transport::Udp { ports },
+        Protocol::Sctp => Transport::Sctp { ports },
+        Protocol::Icmp => Transport::Echo { reply: false, id: link.source_port },
+    };
+    Datagram::new(probe.source.address, probe.destination.address, transport).frame(link.source, link.destination)
 }
 
 /// The Internet checksum (RFC 1071) of a header whose checksum field is zero.
@@ -112,5 +66,15 @@ mod tests {
         assert_eq!(first_packet(&probe, &link).unwrap().len(), 14 + 20 + 12 + 20);
         probe.destination = side("fd00::1");
         assert_eq!(first_packet(&probe, &link), None);
+    }
+
+    #[test]
+    fn extension_headers_name_what_follows_them() {
+        let (source, destination) = ("fd00::1".parse().unwrap(), "fd00::2".parse().unwrap());
+        let udp = Datagram::new(source, destination, Transport::Udp { ports: [1, 2] });
+        let bytes = udp.extension(60, &[0; 7]).fragment(7, 16, true).bytes().unwrap();
+        assert_eq!((bytes[6], bytes[40], bytes[48]), (60, 44, 17));
+        assert_eq!(bytes[48..56], [17, 0, 0, 17, 0, 0, 0, 7]);
+        assert_eq!(usize::from(bytes[5]), bytes.len() - 40);
     }
 }
