@@ -27,7 +27,8 @@ enum Opens {
     Yes,
     /// TCP in mid-stream: opens one as picked up.
     InMidStream,
-    /// Is judged, but leaves no entry (RST, SYN-ACK, echo reply): it can only belong to a flow that we do not know.
+    /// Is judged, but leaves no entry (RST, SYN-ACK, echo reply): it can only belong to a flow that we do not know; or it
+    /// has no flows at all (ICMP that is not echo).
     No,
 }
 
@@ -99,6 +100,9 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
         T: Tables<A>,
     {
         let key = flow_key(header, direction, self.subject.endpoint.slot);
+        if !has_flow(header) {
+            return self.decide_new(header, &Attempt { key, direction, old: None });
+        }
         let found = self.tables.find_flow(&key);
         if let Some(found) = &found {
             let limit = self.tables.setting(flow::timeout(header.protocol, found.flow.word.state()));
@@ -130,6 +134,10 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
         let from_opener = word.opener() == direction;
         let replaceable = !from_opener || matches!(word.state(), FlowState::Closing | FlowState::Revoked);
         if replaceable && flow::is_syn(header.protocol, header.tcp_flags) {
+            return None;
+        }
+        // With identifier 0 both ends' requests have one key; a request still answers nothing, nor does a reply ask.
+        if header.protocol == A::ICMP && (A::icmp(header.icmp_type) == Icmp::EchoReply) == from_opener {
             return None;
         }
         if word.state() == FlowState::Revoked {
@@ -306,13 +314,17 @@ fn is_to_group<A: Address>(header: &Header<A>, direction: Direction) -> bool {
     direction == Direction::Ingress && header.destination.is_group()
 }
 
+/// True if the packet may belong to a flow. Of ICMP only echo has any: other messages have no identifier that would tell
+/// one exchange from another, so that a flow of theirs would let in whatever the peer likes. They are judged one by one.
+#[inline(always)]
+fn has_flow<A: Address>(header: &Header<A>) -> bool {
+    header.protocol != A::ICMP || matches!(A::icmp(header.icmp_type), Icmp::EchoRequest | Icmp::EchoReply)
+}
+
 #[inline(always)]
 fn opens<A: Address>(header: &Header<A>) -> Opens {
     if header.protocol == A::ICMP {
-        return match A::icmp(header.icmp_type) {
-            Icmp::EchoReply | Icmp::Error => Opens::No,
-            Icmp::EchoRequest | Icmp::Neighbour | Icmp::Router | Icmp::Listener | Icmp::Other => Opens::Yes,
-        };
+        return if A::icmp(header.icmp_type) == Icmp::EchoRequest { Opens::Yes } else { Opens::No };
     }
     if header.protocol != protocol::TCP || flow::is_syn(header.protocol, header.tcp_flags) {
         return Opens::Yes;

@@ -16,6 +16,8 @@ pub(super) const CASES: &[Case] = &[
     case!(echo_is_judged_by_the_rule_of_other_protocols),
     case!(an_echo_reply_answers_its_request_and_no_other),
     case!(an_echo_reply_that_nobody_asked_for_opens_nothing),
+    case!(identifier_zero_is_no_wildcard),
+    case!(only_echo_has_flows),
     case!(an_error_about_a_live_flow_reaches_its_sender),
     case!(an_error_of_the_pod_about_what_it_got_may_leave),
     case!(an_error_about_an_unknown_flow_is_judged_by_policy),
@@ -81,6 +83,32 @@ fn an_echo_reply_that_nobody_asked_for_opens_nothing(play: &mut Play<'_>) -> Res
     play.sends(&echo(pod, client, true, 7), Reason::AllowedByPolicy)?;
     play.has_no_flow()?;
     play.gets(&echo(play.cast.stranger, pod, true, 7), Reason::PolicyDenied)
+}
+
+fn identifier_zero_is_no_wildcard(play: &mut Play<'_>) -> Result<()> {
+    other_is_denied_in(play)?;
+    let (pod, client) = (play.cast.pod, play.cast.client);
+    play.sends(&echo(pod, client, false, 0), Reason::AllowedByPolicy)?;
+    play.gets(&echo(client, pod, false, 0), Reason::PolicyDenied)?;
+    for kind in [3, 5, 9, 13, 1, 4, 137, 144] {
+        // Types that mean different things to the families; none of them answers an echo.
+        let message = Transport::Icmp { kind, code: 0, body: vec![0; 20] };
+        play.gets(&Datagram::new(client, pod, message), Reason::PolicyDenied)?;
+    }
+    play.gets(&echo(client, pod, true, 0), Reason::Reply)?;
+    // The asker's own reply is not its request.
+    play.sends(&echo(pod, client, true, 0), Reason::AllowedByPolicy)?;
+    play.sends(&echo(pod, client, false, 0), Reason::Established)
+}
+
+fn only_echo_has_flows(play: &mut Play<'_>) -> Result<()> {
+    other_is_denied_in(play)?;
+    let (pod, client) = (play.cast.pod, play.cast.client);
+    let (ask, answer) = if play.is_v4() { (13, 14) } else { (139, 140) };
+    let message = |kind| Transport::Icmp { kind, code: 0, body: vec![0; 16] };
+    play.sends(&Datagram::new(pod, client, message(ask)), Reason::AllowedByPolicy)?;
+    play.has_no_flow()?;
+    play.gets(&Datagram::new(client, pod, message(answer)), Reason::PolicyDenied)
 }
 
 fn an_error_about_a_live_flow_reaches_its_sender(play: &mut Play<'_>) -> Result<()> {

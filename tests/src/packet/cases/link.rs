@@ -29,6 +29,7 @@ pub(super) const CASES: &[Case] = &[
     case!(arp_that_is_cut_or_odd_is_dropped, only(&Family::ONLY_V4)),
     case!(neighbour_discovery_works_beside_any_policy, only(&Family::ONLY_V6)),
     case!(an_advertisement_speaks_of_the_pods_own_address, only(&Family::ONLY_V6)),
+    case!(neighbour_discovery_from_afar_is_judged_by_policy, only(&Family::ONLY_V6)),
     case!(duplicate_address_detection_comes_from_nowhere, only(&Family::ONLY_V6)),
     case!(a_pod_is_no_router),
     case!(routers_reach_the_pod, only(&Family::ONLY_V6)),
@@ -241,6 +242,17 @@ fn an_advertisement_speaks_of_the_pods_own_address(play: &mut Play<'_>) -> Resul
     play.sends(&Datagram::new(pod, node, short).hops(255), Reason::Truncated)?;
     play.flag(EndpointFlags::ANY_SOURCE, true);
     play.sends(&discovery(pod, node, 136, play.cast.other_pod), Reason::Neighbour)
+}
+
+fn neighbour_discovery_from_afar_is_judged_by_policy(play: &mut Play<'_>) -> Result<()> {
+    play.isolate(Isolation::DenyAll);
+    let (pod, node) = (play.cast.pod, play.cast.node);
+    for kind in [133, 135, 136] {
+        play.sends(&discovery(pod, node, kind, pod).hops(254), Reason::ToOwnNode)?;
+        play.sends(&discovery(pod, play.cast.client, kind, pod).hops(64), Reason::PolicyDenied)?;
+        play.gets(&discovery(play.cast.client, pod, kind, pod).hops(254), Reason::PolicyDenied)?;
+    }
+    play.gets(&discovery(play.cast.client, pod, 134, pod).hops(254), Reason::PolicyDenied)
 }
 
 fn duplicate_address_detection_comes_from_nowhere(play: &mut Play<'_>) -> Result<()> {
