@@ -278,6 +278,8 @@ pub trait Address: Copy + Eq + Default + core::fmt::Debug {
     fn of_endpoint(endpoint: &Endpoint) -> Option<Self>;
     /// True for a group (IPv4: limited broadcast too).
     fn is_group(self) -> bool;
+    /// True for the limited broadcast; IPv6 has none.
+    fn is_broadcast(self) -> bool;
     /// True for 0.0.0.0 or `::`.
     fn is_unspecified(self) -> bool;
     /// True if this is the link-local address that `mac` forms (RFC 4291 appendix A); IPv4 has none.

@@ -142,8 +142,9 @@ impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
             return Ok(None);
         }
         if header.protocol == protocol::UDP {
+            // RFC 2131 §4.1; IPv6 asks from its link-local address.
             let is_dhcp = header.source.is_unspecified()
-                && header.destination.is_group()
+                && header.destination.is_broadcast()
                 && header.source_port == 68
                 && header.destination_port == 67;
             return Ok(is_dhcp.then_some(Reason::Neighbour));
@@ -152,7 +153,7 @@ impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
             return Ok(None);
         }
         match (A::icmp(header.icmp_type), header.hop_limit) {
-            (Icmp::Listener, 1) => Ok(Some(Reason::Neighbour)),
+            (Icmp::Listener, 1) if header.destination.is_group() => Ok(Some(Reason::Neighbour)),
             (Icmp::Neighbour, 255) => {
                 const ADVERTISEMENT: u8 = 136;
                 if header.icmp_type == ADVERTISEMENT && !unchecked {

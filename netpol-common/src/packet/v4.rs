@@ -73,8 +73,12 @@ impl Address for V4 {
 
     #[inline(always)]
     fn is_group(self) -> bool {
-        let address = u32::from_be(self.0);
-        address >> 28 == 0xe || address == u32::MAX
+        u32::from_be(self.0) >> 28 == 0xe || self.is_broadcast()
+    }
+
+    #[inline(always)]
+    fn is_broadcast(self) -> bool {
+        self.0 == u32::MAX
     }
 
     #[inline(always)]

@@ -70,6 +70,11 @@ impl Address for V6 {
     }
 
     #[inline(always)]
+    fn is_broadcast(self) -> bool {
+        false
+    }
+
+    #[inline(always)]
     fn is_unspecified(self) -> bool {
         self.0 == [0; 4]
     }

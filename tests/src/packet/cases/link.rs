@@ -27,10 +27,13 @@ pub(super) const CASES: &[Case] = &[
     case!(other_ether_types_pass_only_where_nothing_isolates),
     case!(arp_speaks_of_the_pods_own_address, only(&Family::ONLY_V4)),
     case!(arp_that_is_cut_or_odd_is_dropped, only(&Family::ONLY_V4)),
+    case!(dhcp_works_before_any_address, only(&Family::ONLY_V4)),
+    case!(nothing_else_comes_from_the_unspecified_address),
     case!(neighbour_discovery_works_beside_any_policy, only(&Family::ONLY_V6)),
     case!(an_advertisement_speaks_of_the_pods_own_address, only(&Family::ONLY_V6)),
     case!(neighbour_discovery_from_afar_is_judged_by_policy, only(&Family::ONLY_V6)),
     case!(duplicate_address_detection_comes_from_nowhere, only(&Family::ONLY_V6)),
+    case!(multicast_listeners_report_to_groups, only(&Family::ONLY_V6)),
     case!(a_pod_is_no_router),
     case!(routers_reach_the_pod, only(&Family::ONLY_V6)),
     case!(the_link_local_address_of_its_mac_is_the_pods_own, only(&Family::ONLY_V6)),
@@ -208,6 +211,34 @@ fn arp_that_is_cut_or_odd_is_dropped(play: &mut Play<'_>) -> Result<()> {
     Ok(())
 }
 
+fn dhcp_works_before_any_address(play: &mut Play<'_>) -> Result<()> {
+    play.isolate(Isolation::DenyAll);
+    let ask = |source: IpAddr, destination: IpAddr, ports| Datagram::new(source, destination, Transport::Udp { ports });
+    let (nowhere, everyone) = (play.cast.unspecified(), IpAddr::from([255; 4]));
+    play.sends(&ask(nowhere, everyone, [68, 67]), Reason::Neighbour)?;
+    play.sends(&ask(nowhere, everyone, [68, 68]), Reason::SpoofedAddress)?;
+    play.sends(&ask(nowhere, everyone, [67, 67]), Reason::SpoofedAddress)?;
+    play.sends(&ask(nowhere, play.cast.client, [68, 67]), Reason::SpoofedAddress)?;
+    play.sends(&ask(nowhere, play.cast.group, [68, 67]), Reason::SpoofedAddress)?;
+    play.sends(&ask(nowhere, everyone, [68, 67]).fragment(1, 0, true), Reason::SpoofedAddress)?;
+    // With an address it is a packet like any other.
+    play.sends(&ask(play.cast.pod, everyone, [68, 67]), Reason::PolicyDenied)?;
+    play.gets(&ask(play.cast.node, everyone, [67, 68]), Reason::PolicyDenied)
+}
+
+fn nothing_else_comes_from_the_unspecified_address(play: &mut Play<'_>) -> Result<()> {
+    let nowhere = play.cast.unspecified();
+    for destination in [play.cast.client, play.cast.group] {
+        for ports in [[68, 67], [546, 547], [5353, 5353]] {
+            let datagram = Datagram::new(nowhere, destination, Transport::Udp { ports });
+            play.sends(&datagram, Reason::SpoofedAddress)?;
+        }
+        let echo = Datagram::new(nowhere, destination, Transport::Echo { reply: false, id: 1 });
+        play.sends(&echo, Reason::SpoofedAddress)?;
+    }
+    play.has_no_flow()
+}
+
 /// A message of ICMPv6 that speaks of `target`.
 fn discovery(source: IpAddr, destination: IpAddr, kind: u8, target: IpAddr) -> Datagram {
     let mut body = vec![0; 4];
@@ -262,6 +293,25 @@ fn duplicate_address_detection_comes_from_nowhere(play: &mut Play<'_>) -> Result
     play.sends(&discovery(nowhere, solicited, 135, pod), Reason::Neighbour)?;
     play.sends(&discovery(nowhere, solicited, 135, pod).hops(64), Reason::SpoofedAddress)?;
     play.gets(&discovery(nowhere, solicited, 135, pod), Reason::Neighbour)
+}
+
+fn multicast_listeners_report_to_groups(play: &mut Play<'_>) -> Result<()> {
+    play.isolate(Isolation::DenyAll);
+    let routers = IpAddr::from([0xff02, 0, 0, 0, 0, 0, 0, 0x16]);
+    let alert = [0, 5, 2, 0, 0, 1, 0];
+    for kind in [130, 131, 132, 143] {
+        for source in [play.cast.link_local, play.cast.unspecified(), play.cast.pod] {
+            let report = discovery(source, routers, kind, routers).hops(1).extension(0, &alert);
+            play.sends(&report, Reason::Neighbour)?;
+            play.gets(&report, Reason::Neighbour)?;
+        }
+        // To one neighbour it would be a message of any content to any pod of the node.
+        let whisper = |source, destination| discovery(source, destination, kind, routers).hops(1);
+        play.sends(&whisper(play.cast.pod, play.cast.other_pod), Reason::PolicyDenied)?;
+        play.gets(&whisper(play.cast.other_pod, play.cast.pod), Reason::PolicyDenied)?;
+        play.sends(&discovery(play.cast.pod, routers, kind, routers).hops(2), Reason::PolicyDenied)?;
+    }
+    Ok(())
 }
 
 fn a_pod_is_no_router(play: &mut Play<'_>) -> Result<()> {
