@@ -69,6 +69,8 @@ pub mod ether_type {
     pub const IPV4: u16 = u16::from_be(EtherType::Ipv4 as u16);
     /// 0x86dd.
     pub const IPV6: u16 = u16::from_be(EtherType::Ipv6 as u16);
+    /// 0x8100 and 0x88a8: VLAN tags (IEEE 802.1Q, 802.1ad) that are still within the frame.
+    pub const VLAN: [u16; 2] = [u16::from_be(EtherType::Ieee8021q as u16), u16::from_be(EtherType::Ieee8021ad as u16)];
     /// 0x0806.
     pub const ARP: u16 = u16::from_be(EtherType::Arp as u16);
 }
@@ -379,6 +381,15 @@ const fn part(offset: u16, more: bool) -> Part {
         (0, true) => Part::First,
         (offset, _) => Part::Later(offset),
     }
+}
+
+/// Length of a packet behind its Ethernet (and fixed IPv6) header, from the header's field and from what the frame holds.
+///
+/// kernel: only a GSO packet beyond 64 KiB (big TCP) carries 0 (include/net/ip.h, iph_totlen); in any other the field is
+/// what the receiver goes by, and all behind it is padding.
+#[inline(always)]
+const fn datagram_len(field: u16, held: usize) -> usize {
+    if field == 0 && held > u16::MAX as usize { held } else { field as usize }
 }
 
 mod v4;

@@ -22,6 +22,7 @@ pub(super) const CASES: &[Case] = &[
     case!(a_routing_header_with_segments_left_is_dropped, only(&Family::ONLY_V6)),
     case!(a_source_route_is_allowed_where_any_source_is, flags(Config::ANY_SOURCE)),
     case!(no_next_header_is_a_protocol_without_ports, only(&Family::ONLY_V6)),
+    case!(padding_behind_the_datagram_does_not_pose_as_ports),
     case!(lengths_beyond_the_frame_are_truncated),
     case!(the_other_familys_icmp_is_any_protocol),
     case!(a_packet_cut_anywhere_is_dropped),
@@ -193,6 +194,25 @@ fn no_next_header_is_a_protocol_without_ports(play: &mut Play<'_>) -> Result<()>
     play.gets(&client, Reason::AllowedByPolicy)?;
     play.gets(&stranger, Reason::PolicyDenied)?;
     play.gets(&stranger.extension(0, &[0; 7]), Reason::PolicyDenied)
+}
+
+fn padding_behind_the_datagram_does_not_pose_as_ports(play: &mut Play<'_>) -> Result<()> {
+    play.isolate(Isolation::Both);
+    for (protocol, port, needed) in [(6, WEB, 20), (17, DNS, 8), (132, 5060, 12)] {
+        for bytes in [0, 2, 4, needed - 1] {
+            let whole = play.talk(play.cast.client, protocol, port, 40_000).back(SYN);
+            let transport = whole.transport.bytes(play.is_v4());
+            let (short, padding) = transport.split_at_checked(bytes).context("a cut outside the transport")?;
+            let transport = Transport::Raw { protocol, bytes: short.to_vec() };
+            let mut frame = frame_to_pod(&Datagram { transport, ..whole })?;
+            frame.extend(padding);
+            play.passes(Hook::ToPod, &frame, Reason::Truncated)?;
+        }
+    }
+    // Padding that is none of its business does not hurt.
+    let mut frame = frame_to_pod(&play.udp_in(play.cast.client, DNS).back(0))?;
+    frame.extend([0xff; 18]);
+    play.passes(Hook::ToPod, &frame, Reason::AllowedByPolicy)
 }
 
 fn lengths_beyond_the_frame_are_truncated(play: &mut Play<'_>) -> Result<()> {
