@@ -70,7 +70,7 @@ impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
         if self.subject.endpoint.has(EndpointFlags::PASS_THROUGH) {
             return Ok(Some(Reason::PassThrough));
         }
-        if self.frame.vlan_tagged {
+        if self.frame.vlan_tagged || ether_type::VLAN.contains(&ethernet.ether_type) {
             return Err(Reason::VlanTagged);
         }
         let any = self.is_pending() || self.any_source();

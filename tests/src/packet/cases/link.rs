@@ -24,6 +24,7 @@ pub(super) const CASES: &[Case] = &[
     case!(a_flooded_frame_is_passed_over_in_silence),
     case!(an_unknown_address_in_a_frame_for_the_pod_is_told),
     case!(a_vlan_tag_beside_the_frame_is_dropped, host_only("BPF_PROG_TEST_RUN cannot set a VLAN tag")),
+    case!(a_vlan_tag_within_the_frame_is_dropped),
     case!(other_ether_types_pass_only_where_nothing_isolates),
     case!(arp_speaks_of_the_pods_own_address, only(&Family::ONLY_V4)),
     case!(arp_that_is_cut_or_odd_is_dropped, only(&Family::ONLY_V4)),
@@ -140,6 +141,15 @@ fn a_vlan_tag_beside_the_frame_is_dropped(play: &mut Play<'_>) -> Result<()> {
     play.gets(&play.udp_in(play.cast.client, DNS).back(0), Reason::NotIsolated)?;
     play.isolate(Isolation::DenyAll);
     play.gets(&play.tcp_in(play.cast.client, WEB).back(SYN), Reason::PolicyDenied)
+}
+
+fn a_vlan_tag_within_the_frame_is_dropped(play: &mut Play<'_>) -> Result<()> {
+    let inside = play.udp_out(play.cast.client, DNS).out(0).bytes().context("no such packet")?;
+    let tagged = [&[0, 42][..], &play.cast.family.ether_type().to_be_bytes(), &inside].concat();
+    for tag in [0x8100, 0x88a8] {
+        play.passes(Hook::FromPod, &ether(BRIDGE_MAC, POD_MAC, tag, &tagged), Reason::VlanTagged)?;
+    }
+    Ok(())
 }
 
 fn other_ether_types_pass_only_where_nothing_isolates(play: &mut Play<'_>) -> Result<()> {
