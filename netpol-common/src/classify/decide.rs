@@ -146,7 +146,8 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
             return Some(Verdict(Reason::FlowRevoked));
         }
         let next = flow::seen(flow::advance(word, header.protocol, header.tcp_flags, direction), now);
-        let promoted = !found.answered && next.word.has(FlowWord::ANSWERED) && self.tables.promote_flow(key, &next);
+        let settled = flow::is_settled(next.word, header.protocol, from_opener);
+        let promoted = !found.answered && settled && self.tables.promote_flow(key, &next);
         if !promoted && next != found.flow {
             self.tables.update_flow(found, &next);
         }

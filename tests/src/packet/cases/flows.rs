@@ -15,6 +15,8 @@ pub(super) const CASES: &[Case] = &[
     case!(a_reply_is_let_in_although_nothing_else_is),
     case!(a_near_miss_is_no_reply),
     case!(another_slot_is_no_licence),
+    case!(a_tcp_flow_is_settled_when_its_opener_goes_on),
+    case!(a_scan_settles_nothing),
     case!(any_other_flow_is_settled_by_its_first_reply),
     case!(a_syn_against_the_opener_is_a_new_flow),
     case!(a_port_is_used_again_on_a_closing_flow),
@@ -92,6 +94,37 @@ fn another_slot_is_no_licence(play: &mut Play<'_>) -> Result<()> {
     play.sends(&talk.out(ACK), Reason::PickedUp)?;
     play.turn_to(first, policy);
     play.gets(&talk.back(SYN_ACK), Reason::Reply)
+}
+
+fn a_tcp_flow_is_settled_when_its_opener_goes_on(play: &mut Play<'_>) -> Result<()> {
+    // An answer costs a flood of SYNs nothing: it must not push out flows that are settled.
+    play.isolate(Isolation::Both);
+    let talk = play.tcp_in(play.cast.client, WEB);
+    play.gets(&talk.back(SYN), Reason::AllowedByPolicy)?;
+    play.sends(&talk.out(SYN_ACK), Reason::Reply)?;
+    let (flow, place) = play.flow()?;
+    let answered = flow.word.state() == FlowState::Established && flow.word.has(FlowWord::ANSWERED);
+    ensure!(answered && place == Place::Unanswered, "{flow:?} {place:?}");
+    play.sends(&talk.out(SYN_ACK), Reason::Reply)?;
+    ensure!(play.flow()?.1 == Place::Unanswered);
+    play.gets(&talk.back(ACK), Reason::Established)?;
+    ensure!(play.flow()?.1 == Place::Answered);
+    Ok(())
+}
+
+fn a_scan_settles_nothing(play: &mut Play<'_>) -> Result<()> {
+    let talk = play.tcp_out(play.cast.stranger, SHUT);
+    play.sends(&talk.out(SYN), Reason::NotIsolated)?;
+    play.gets(&talk.back(RST | ACK), Reason::Reply)?;
+    let (flow, place) = play.flow()?;
+    ensure!(flow.word.state() == FlowState::Closing && place == Place::Unanswered, "{flow:?} {place:?}");
+    // An open port, and the scanner hangs up.
+    play.sends(&talk.out(SYN), Reason::NotIsolated)?;
+    play.gets(&talk.back(SYN_ACK), Reason::Reply)?;
+    play.sends(&talk.out(RST), Reason::Established)?;
+    let (flow, place) = play.flow()?;
+    ensure!(flow.word.state() == FlowState::Closing && place == Place::Unanswered, "{flow:?} {place:?}");
+    Ok(())
 }
 
 fn any_other_flow_is_settled_by_its_first_reply(play: &mut Play<'_>) -> Result<()> {
