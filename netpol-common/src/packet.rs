@@ -80,10 +80,16 @@ pub mod protocol {
     use super::IpProto;
     /// ICMP.
     pub const ICMP: u8 = IpProto::Icmp as u8;
+    /// IPv4 in IP.
+    pub const IPV4: u8 = IpProto::Ipv4 as u8;
     /// TCP.
     pub const TCP: u8 = IpProto::Tcp as u8;
     /// UDP.
     pub const UDP: u8 = IpProto::Udp as u8;
+    /// IPv6 in IP.
+    pub const IPV6: u8 = IpProto::Ipv6 as u8;
+    /// Generic routing encapsulation.
+    pub const GRE: u8 = IpProto::Gre as u8;
     /// ICMPv6.
     pub const ICMPV6: u8 = IpProto::Ipv6Icmp as u8;
     /// SCTP.

@@ -1,7 +1,7 @@
 //! Packets that a pod sends: is it really this pod, may any pod send that, and does egress policy allow it?
 
 use super::{AllTables, Frame, Report, Stage, Subject, Tables, Verdict};
-use crate::abi::{Config, Direction, EndpointFlags, Mac, Reason, V4, V6};
+use crate::abi::{AddressRole, Config, Direction, EndpointFlags, Mac, Reason, V4, V6};
 use crate::packet::{
     Address, Ethernet, Header, Icmp, L2_LEN, PacketBytes, Part, Workspace, ether_type, protocol, settle,
 };
@@ -108,7 +108,10 @@ impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
 
     /// What every pod must keep to, policed or not.
     #[inline(always)]
-    fn check_sender<A: Address>(&self, ethernet: &Ethernet, header: &Header<A>, is_own: bool) -> Result<(), Reason> {
+    fn check_sender<A: Address>(&self, ethernet: &Ethernet, header: &Header<A>, is_own: bool) -> Result<(), Reason>
+    where
+        T: Tables<A>,
+    {
         if !is_own {
             return Err(Reason::SpoofedAddress);
         }
@@ -121,6 +124,11 @@ impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
         let is_icmp = header.protocol == A::ICMP && !matches!(header.part, Part::Later(_));
         if is_icmp && A::icmp(header.icmp_type) == Icmp::Router {
             return Err(Reason::RouterMessage);
+        }
+        if is_tunnel(header)
+            && self.tables.address_role(&header.destination) & (AddressRole::OWN | AddressRole::NODE) != 0
+        {
+            return Err(Reason::TunnelFromPod);
         }
         Ok(())
     }
@@ -219,5 +227,17 @@ impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
             });
         }
         Verdict(reason)
+    }
+}
+
+/// True for what a node would take apart as a tunnel's (VXLAN, Flannel's UDP, IP in IP, GRE): the packet inside would
+/// come from whoever the pod likes.
+#[inline(always)]
+fn is_tunnel<A: Address>(header: &Header<A>) -> bool {
+    match header.protocol {
+        // VXLAN as the kernel had it first and as IANA has it, Flannel's udp backend.
+        protocol::UDP => matches!(header.destination_port, 8472 | 4789 | 8285),
+        protocol::IPV4 | protocol::IPV6 | protocol::GRE => true,
+        _ => false,
     }
 }

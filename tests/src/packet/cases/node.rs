@@ -18,6 +18,7 @@ pub(super) const CASES: &[Case] = &[
     case!(a_pod_reaches_its_own_node),
     case!(a_pod_is_held_to_policy_towards_its_node_where_the_operator_says_so, flags(Config::ENFORCE_OWN_NODE)),
     case!(another_node_is_an_address_like_any_other),
+    case!(a_tunnel_to_a_node_is_dropped_for_every_pod),
     case!(a_pending_pod_may_only_find_its_neighbours),
     case!(an_interface_that_nobody_registered_is_closed),
     case!(before_the_first_sync_everything_passes),
@@ -92,6 +93,38 @@ fn another_node_is_an_address_like_any_other(play: &mut Play<'_>) -> Result<()> 
     play.isolate(Isolation::DenyAll);
     play.sends(&play.tcp_out(play.cast.other_node, SHUT).out(SYN), Reason::PolicyDenied)?;
     play.gets(&play.tcp_in(play.cast.other_node, SHUT).back(SYN), Reason::PolicyDenied)
+}
+
+fn a_tunnel_to_a_node_is_dropped_for_every_pod(play: &mut Play<'_>) -> Result<()> {
+    // A node takes what arrives there apart, and the packet inside comes from anybody.
+    const PORTS: [u16; 3] = [8472, 4789, 8285];
+    const ENCAPSULATIONS: [u8; 3] = [4, 41, 47];
+    play.set_role(play.cast.other_node, AddressRole::NODE)?;
+    for isolation in [Isolation::Free, Isolation::Both, Isolation::DenyAll] {
+        play.isolate(isolation);
+        for node in [play.cast.node, play.cast.other_node] {
+            for port in PORTS {
+                play.sends(&play.udp_out(node, port).out(0), Reason::TunnelFromPod)?;
+                play.sends(&play.udp_out(node, port).out(0).fragment(1, 0, true), Reason::TunnelFromPod)?;
+            }
+            for protocol in ENCAPSULATIONS {
+                play.sends(&play.talk(node, protocol, 0, 0).out(0), Reason::TunnelFromPod)?;
+            }
+        }
+    }
+    play.has_no_flow()?;
+    // Others may run tunnels of their own, and these ports are only UDP's.
+    play.isolate(Isolation::Free);
+    for protocol in ENCAPSULATIONS {
+        play.sends(&play.talk(play.cast.stranger, protocol, 0, 0).out(0), Reason::NotIsolated)?;
+    }
+    for port in PORTS {
+        play.sends(&play.udp_out(play.cast.stranger, port).out(0), Reason::NotIsolated)?;
+        play.sends(&play.tcp_out(play.cast.node, port).out(SYN), Reason::NotIsolated)?;
+        play.sends(&play.talk(play.cast.node, 17, port, SHUT).out(0), Reason::NotIsolated)?;
+    }
+    play.flag(EndpointFlags::ANY_SOURCE, true);
+    play.sends(&play.udp_out(play.cast.node, 8472).out(0), Reason::NotIsolated)
 }
 
 fn a_pending_pod_may_only_find_its_neighbours(play: &mut Play<'_>) -> Result<()> {
