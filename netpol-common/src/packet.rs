@@ -196,6 +196,9 @@ pub struct Header<A> {
     pub destination_port: u16,
     /// Transport protocol (behind extension headers).
     pub protocol: u8,
+    /// Protocol number that all fragments of the datagram carry. IPv6: what follows the fragment header, which may be a
+    /// further extension header.
+    pub fragment_protocol: u8,
     /// Hop limit or time to live.
     pub hop_limit: u8,
     /// TCP flags, low byte.
@@ -216,7 +219,9 @@ impl<A: Address> Header<A> {
     #[must_use]
     pub fn widen(self) -> Header<V6> {
         let Self { fragment_id, judged_identity, judged_policy, cursor, l4, source_port, destination_port, .. } = self;
-        let Self { protocol, hop_limit, tcp_flags, icmp_type, icmp_code, part, source_routed, .. } = self;
+        let Self {
+            protocol, fragment_protocol, hop_limit, tcp_flags, icmp_type, icmp_code, part, source_routed, ..
+        } = self;
         Header {
             source: V6(self.source.widen()),
             destination: V6(self.destination.widen()),
@@ -228,6 +233,7 @@ impl<A: Address> Header<A> {
             source_port,
             destination_port,
             protocol,
+            fragment_protocol,
             hop_limit,
             tcp_flags,
             icmp_type,

@@ -83,7 +83,7 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
             destination: header.destination,
             id: header.fragment_id,
             slot: self.subject.endpoint.slot,
-            protocol: header.protocol,
+            protocol: header.fragment_protocol,
             direction: direction as u8,
         }
     }

@@ -25,6 +25,7 @@ impl Address for V4 {
         let ttl = u32::from_be(ttl);
         header.hop_limit = low_byte(ttl >> 24);
         header.protocol = low_byte(ttl >> 16);
+        header.fragment_protocol = header.protocol;
 
         let version_and_length = u32::from_be(first) >> 24;
         let header_len = ((version_and_length & 0xf) * 4) as usize;

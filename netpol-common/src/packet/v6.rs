@@ -153,6 +153,7 @@ fn skip_extensions<P: PacketBytes + ?Sized>(packet: &P, header: &mut Header<V6>)
                 let id: u32 = packet.load(at + 4).ok_or(Reason::Truncated)?;
                 let offset_and_more = low_half(word.to_be());
                 header.fragment_id = u32::from_be(id);
+                header.fragment_protocol = low_byte(word >> 24);
                 header.part = part(offset_and_more & 0xfff8, offset_and_more & 1 != 0);
                 8
             }

@@ -20,6 +20,7 @@ pub(super) const CASES: &[Case] = &[
     case!(a_fragment_inside_the_tcp_header_is_dropped),
     case!(fragments_of_a_spoofed_source_are_dropped),
     case!(a_fragment_that_is_the_whole_datagram_is_judged_as_such),
+    case!(destination_options_may_follow_the_fragment_header, only(&Family::ONLY_V6)),
     case!(the_revision_may_move_between_fragments),
 ];
 
@@ -161,6 +162,21 @@ fn a_fragment_that_is_the_whole_datagram_is_judged_as_such(play: &mut Play<'_>) 
     play.gets(&play.udp_in(play.cast.client, SHUT).back(0).fragment(2, 0, false), Reason::PolicyDenied)?;
     let first = play.udp_in(play.cast.client, DNS).back(0);
     play.gets(&later(&first, 1, 16), Reason::FragmentWithoutFirst)
+}
+
+fn destination_options_may_follow_the_fragment_header(play: &mut Play<'_>) -> Result<()> {
+    play.isolate(Isolation::Both);
+    for (id, port, reason, rest) in [
+        (1, DNS, Reason::AllowedByPolicy, Reason::FragmentOfAllowed),
+        (2, SHUT, Reason::PolicyDenied, Reason::FragmentOfDenied),
+    ] {
+        let udp = play.udp_in(play.cast.client, port).back(0);
+        let bytes = [&[17, 0, 1, 4, 0, 0, 0, 0][..], &udp.transport.bytes(false)].concat();
+        let options = Datagram { transport: Transport::Raw { protocol: 60, bytes }, ..udp };
+        play.gets(&options.clone().fragment(id, 0, true), reason)?;
+        play.gets(&later(&options, id, 24), rest)?;
+    }
+    Ok(())
 }
 
 fn the_revision_may_move_between_fragments(play: &mut Play<'_>) -> Result<()> {
