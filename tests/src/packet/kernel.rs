@@ -81,6 +81,14 @@ pub struct Kernel {
     counted: Vec<(CounterIndex, Counter)>,
 }
 
+impl Outcome {
+    /// True if the packet goes on to whatever comes next.
+    #[must_use]
+    pub const fn passed(&self) -> bool {
+        self.action == PASSED
+    }
+}
+
 impl Kernel {
     /// Loads both programs, with maps of a size for scenes.
     ///
