@@ -101,6 +101,16 @@ pub const fn advance(word: FlowWord, protocol: u8, tcp_flags: u8, direction: Dir
     if next.has(FlowWord::FIN_BOTH) { next.with_state(FlowState::Closing) } else { next }
 }
 
+/// True if a flow belongs among the answered ones after a packet (from its opener or not) that left it with `word`. TCP
+/// only when its opener goes on after the answer: a flood of SYNs is answered too, with SYN-ACK or RST, and must not push
+/// out what is established.
+#[must_use]
+#[inline(always)]
+pub const fn is_settled(word: FlowWord, protocol: u8, from_opener: bool) -> bool {
+    let goes_on = protocol != protocol::TCP || (from_opener && matches!(word.state(), FlowState::Established));
+    word.has(FlowWord::ANSWERED) && goes_on
+}
+
 /// The state in which a revoked flow resumes when a newer revision allows it again.
 #[must_use]
 #[inline(always)]

@@ -10,7 +10,7 @@ use crate::abi::{
 };
 use crate::classify::{self, Found, Frame, Report, Shared, Subject, Tables, Verdict};
 use crate::flow::Setting;
-use crate::packet::{Address, Workspace};
+use crate::packet::{Address, Header, Workspace};
 
 /// Tables of one family.
 #[derive(Clone, Debug, Default)]
@@ -29,17 +29,19 @@ pub struct FamilyTables<A> {
     pub fragments: RefCell<HashMap<FragmentKey<A>, Fragment>>,
 }
 
-/// A drop that a host run reported.
+/// A drop that a host run reported: what an [`Event`](crate::abi::Event) says of the packet itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostReport {
     /// Why.
     pub reason: Reason,
     /// Direction as the pod sees it.
     pub direction: Direction,
-    /// Identity of the peer.
-    pub identity: u32,
-    /// Policy id that denied.
-    pub policy: u16,
+    /// EtherType, host order.
+    pub ether_type: u16,
+    /// The slot's revision.
+    pub revision: u32,
+    /// What was parsed, addresses widened; zero for a frame that is not IP.
+    pub header: Header<V6>,
 }
 
 /// Every table, with a clock that the test moves.
@@ -237,11 +239,8 @@ where
     }
 
     fn report(&self, report: &Report<'_, A>) {
-        self.reports.borrow_mut().push(HostReport {
-            reason: report.reason,
-            direction: report.direction,
-            identity: report.header.map_or(0, |header| header.judged_identity),
-            policy: report.header.map_or(0, |header| header.judged_policy),
-        });
+        let &Report { reason, direction, ether_type, revision, header } = report;
+        let header = header.copied().unwrap_or_default().widen();
+        self.reports.borrow_mut().push(HostReport { reason, direction, ether_type, revision, header });
     }
 }

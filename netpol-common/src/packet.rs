@@ -69,6 +69,8 @@ pub mod ether_type {
     pub const IPV4: u16 = u16::from_be(EtherType::Ipv4 as u16);
     /// 0x86dd.
     pub const IPV6: u16 = u16::from_be(EtherType::Ipv6 as u16);
+    /// 0x8100 and 0x88a8: VLAN tags (IEEE 802.1Q, 802.1ad) that are still within the frame.
+    pub const VLAN: [u16; 2] = [u16::from_be(EtherType::Ieee8021q as u16), u16::from_be(EtherType::Ieee8021ad as u16)];
     /// 0x0806.
     pub const ARP: u16 = u16::from_be(EtherType::Arp as u16);
 }
@@ -78,16 +80,16 @@ pub mod protocol {
     use super::IpProto;
     /// ICMP.
     pub const ICMP: u8 = IpProto::Icmp as u8;
-    /// IPv4 in IPv4 or IPv6.
-    pub const IP_IN_IP: u8 = IpProto::Ipv4 as u8;
-    /// IPv6 in IPv4 or IPv6.
-    pub const IPV6_IN_IP: u8 = IpProto::Ipv6 as u8;
-    /// Generic routing encapsulation.
-    pub const GRE: u8 = IpProto::Gre as u8;
+    /// IPv4 in IP.
+    pub const IPV4: u8 = IpProto::Ipv4 as u8;
     /// TCP.
     pub const TCP: u8 = IpProto::Tcp as u8;
     /// UDP.
     pub const UDP: u8 = IpProto::Udp as u8;
+    /// IPv6 in IP.
+    pub const IPV6: u8 = IpProto::Ipv6 as u8;
+    /// Generic routing encapsulation.
+    pub const GRE: u8 = IpProto::Gre as u8;
     /// ICMPv6.
     pub const ICMPV6: u8 = IpProto::Ipv6Icmp as u8;
     /// SCTP.
@@ -194,6 +196,9 @@ pub struct Header<A> {
     pub destination_port: u16,
     /// Transport protocol (behind extension headers).
     pub protocol: u8,
+    /// Protocol number that all fragments of the datagram carry. IPv6: what follows the fragment header, which may be a
+    /// further extension header.
+    pub fragment_protocol: u8,
     /// Hop limit or time to live.
     pub hop_limit: u8,
     /// TCP flags, low byte.
@@ -212,6 +217,41 @@ pub struct Header<A> {
     pub from_own_node: bool,
     /// IPv4 source route option, or IPv6 routing header with segments left.
     pub source_routed: bool,
+}
+
+#[cfg(feature = "user")]
+impl<A: Address> Header<A> {
+    /// The same with addresses of sixteen bytes, as events have them.
+    #[must_use]
+    pub fn widen(self) -> Header<V6> {
+        let Self { fragment_id, judged_identity, judged_policy, cursor, l4, source_port, destination_port, .. } = self;
+        let Self {
+            protocol, fragment_protocol, hop_limit, tcp_flags, icmp_type, icmp_code, part, source_routed, ..
+        } = self;
+        let Self { for_pod, reason, from_own_node, .. } = self;
+        Header {
+            source: V6(self.source.widen()),
+            destination: V6(self.destination.widen()),
+            fragment_id,
+            judged_identity,
+            judged_policy,
+            cursor,
+            l4,
+            source_port,
+            destination_port,
+            protocol,
+            fragment_protocol,
+            hop_limit,
+            tcp_flags,
+            icmp_type,
+            icmp_code,
+            part,
+            for_pod,
+            reason,
+            from_own_node,
+            source_routed,
+        }
+    }
 }
 
 /// Room for the headers of both families, outside the stack of a program: the verifier does not follow values through map
@@ -262,6 +302,8 @@ pub trait Address: Copy + Eq + Default + core::fmt::Debug {
     fn of_endpoint(endpoint: &Endpoint) -> Option<Self>;
     /// True for a group (IPv4: limited broadcast too).
     fn is_group(self) -> bool;
+    /// True for the limited broadcast; IPv6 has none.
+    fn is_broadcast(self) -> bool;
     /// True for 0.0.0.0 or `::`.
     fn is_unspecified(self) -> bool;
     /// True if this is the link-local address that `mac` forms (RFC 4291 appendix A); IPv4 has none.
@@ -360,6 +402,15 @@ const fn part(offset: u16, more: bool) -> Part {
         (0, true) => Part::First,
         (offset, _) => Part::Later(offset),
     }
+}
+
+/// Length of a packet behind its Ethernet (and fixed IPv6) header, from the header's field and from what the frame holds.
+///
+/// kernel: only a GSO packet beyond 64 KiB (big TCP) carries 0 (include/net/ip.h, iph_totlen); in any other the field is
+/// what the receiver goes by, and all behind it is padding.
+#[inline(always)]
+const fn datagram_len(field: u16, held: usize) -> usize {
+    if field == 0 && held > u16::MAX as usize { held } else { field as usize }
 }
 
 mod v4;

@@ -6,8 +6,8 @@ use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{HashMap, LruHashMap};
 use netpol_common::abi::{
-    AllowKey, AllowValue, Endpoint, Flow, FlowKey, FlowWord, Fragment, FragmentKey, IDENTITY_NONE, PolicyWord,
-    SLOT_NONE, V4, V6, capacity,
+    AllowKey, AllowValue, Endpoint, Flow, FlowKey, FlowWord, Fragment, FragmentKey, IDENTITY_NONE, POLICY_DENY,
+    PolicyWord, SLOT_NONE, V4, V6, capacity,
 };
 use netpol_common::classify::{Found, Report, Shared, Tables};
 use netpol_common::flow::Setting;
@@ -34,13 +34,14 @@ pub(crate) fn endpoint(ifindex: u32) -> Option<Endpoint> {
     unsafe { maps::ENDPOINTS_FAR.get(ifindex).copied() }
 }
 
-/// The policy ids and revision of a slot, read once.
+/// The policy ids and revision of a slot, read once. A slot that the table lacks is denied everything.
 #[inline(always)]
 pub(crate) fn policy_word(slot: u16) -> PolicyWord {
     match maps::POLICY_WORDS.get_ptr(u32::from(slot)) {
         // SAFETY: a pointer to an aligned u64 that userspace changes with one store.
         Some(word) if slot != SLOT_NONE => unsafe { core::ptr::read_volatile(word) },
-        _ => PolicyWord::default(),
+        Some(_) => PolicyWord::default(),
+        None => PolicyWord::new(POLICY_DENY, POLICY_DENY, 0),
     }
 }
 

@@ -3,8 +3,9 @@
 //! In: the [`Probe`] that names the connection, which of its [`Packet`]s is wanted, and the link addresses. Out: a frame as
 //! it crosses a pod's veth, checksums of IPv4 headers included and those of transports left zero (no hook looks at them).
 
-use std::net::IpAddr;
+pub mod datagram;
 
+use self::datagram::{Datagram, Transport, flag};
 use crate::judge::{Probe, Protocol};
 
 /// Source port of every connection, or identifier of an echo request.
@@ -43,81 +44,23 @@ pub struct Link {
 /// A packet of the probe's connection. None if its addresses are of two families.
 #[must_use]
 pub fn frame(probe: &Probe, packet: Packet, link: &Link) -> Option<Vec<u8>> {
-    let transport = transport(probe, packet);
-    let length = u16::try_from(transport.len()).ok()?;
-    let mut frame = [link.destination, link.source].concat();
     let ends = (probe.source.address, probe.destination.address);
-    match if packet.is_forward() { ends } else { (ends.1, ends.0) } {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            frame.extend([0x08, 0x00]);
-            let mut header = vec![0x45, 0];
-            header.extend((20 + length).to_be_bytes());
-            header.extend([0, 1, 0x40, 0, 64, number(probe), 0, 0]);
-            header.extend(source.octets());
-            header.extend(destination.octets());
-            let checksum = checksum(&header).to_be_bytes();
-            header.splice(10..12, checksum);
-            frame.extend(header);
-        }
-        (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
-            frame.extend(length.to_be_bytes());
-            frame.extend([number(probe), 64]);
-            frame.extend(source.octets());
-            frame.extend(destination.octets());
-        }
-        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return None,
-    }
-    frame.extend(transport);
-    Some(frame)
-}
-
-/// IANA number of the probe's protocol in its family.
-fn number(probe: &Probe) -> u8 {
-    match probe.protocol {
-        Protocol::Tcp => 6,
-        Protocol::Udp => 17,
-        Protocol::Sctp => 132,
-        Protocol::Icmp if probe.source.address.is_ipv4() => 1,
-        Protocol::Icmp => 58,
-    }
-}
-
-fn transport(probe: &Probe, packet: Packet) -> Vec<u8> {
-    let (from, to) = if packet.is_forward() { (SOURCE_PORT, probe.port) } else { (probe.port, SOURCE_PORT) };
-    let ports = [from.to_be_bytes(), to.to_be_bytes()].concat();
-    match probe.protocol {
-        Protocol::Tcp => {
-            let flags = match packet {
-                Packet::Opening => 0x02,
-                Packet::Answer => 0x12,
-                Packet::FromOpener | Packet::FromAnswerer => 0x18,
-            };
-            // Sequence and acknowledgement, five words, flags, window, checksum, urgent pointer.
-            [&ports[..], &[0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 0xfa, 0xf0, 0, 0, 0, 0]].concat()
-        }
-        // Length and checksum, then a few bytes to read.
-        Protocol::Udp => [&ports[..], &[0, 12, 0, 0], b"ping"].concat(),
-        Protocol::Sctp => {
-            let kind = match packet {
-                Packet::Opening => 1,
-                Packet::Answer => 2,
-                Packet::FromOpener | Packet::FromAnswerer => 0,
-            };
-            // Verification tag (0 in an INIT), checksum; a chunk of 20 bytes: for INIT tag, window, streams, sequence number.
-            let tag = [0, 0, 0, u8::from(packet != Packet::Opening), 0, 0, 0, 0];
-            [&ports[..], &tag, &[kind, 0, 0, 20, 0, 0, 0, 1, 0, 0, 0xff, 0xff, 0, 10, 0, 10, 0, 0, 0, 1]].concat()
-        }
-        Protocol::Icmp => {
-            let kind = match (probe.source.address.is_ipv4(), packet.is_forward()) {
-                (true, true) => 8,
-                (true, false) => 0,
-                (false, true) => 128,
-                (false, false) => 129,
-            };
-            [&[kind, 0, 0, 0][..], &SOURCE_PORT.to_be_bytes(), &[0, 1], b"ping"].concat()
-        }
-    }
+    let (source, destination) = if packet.is_forward() { ends } else { (ends.1, ends.0) };
+    let ports = if packet.is_forward() { [SOURCE_PORT, probe.port] } else { [probe.port, SOURCE_PORT] };
+    let transport = match probe.protocol {
+        Protocol::Tcp => Transport::Tcp {
+            ports,
+            flags: match packet {
+                Packet::Opening => flag::SYN,
+                Packet::Answer => flag::SYN_ACK,
+                Packet::FromOpener | Packet::FromAnswerer => flag::PSH_ACK,
+            },
+        },
+        Protocol::Udp => Transport::Udp { ports },
+        Protocol::Sctp => Transport::Sctp { ports },
+        Protocol::Icmp => Transport::Echo { reply: !packet.is_forward(), id: SOURCE_PORT },
+    };
+    Datagram::new(source, destination, transport).frame(link.source, link.destination)
 }
 
 /// The Internet checksum (RFC 1071) of a header whose checksum field is zero.

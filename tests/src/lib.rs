@@ -3,6 +3,7 @@
 //! - `oracle`, `npconf`, `judge`, `replay`: the naive oracle, the conformance suites as data, and who is asked about them; `replica`:
 //!   the compiler and the hooks as the second judge.
 //! - `generate`, `property`, `frame`: random clusters and histories, their properties, and packets as bytes.
+//! - `packet`: the decision on packet bytes, scene by scene, on the host and in the kernel.
 //! - `netns`, `node`, `servers`, `probe`, `connection`, `agent`: a node made of network namespaces, real servers and clients in
 //!   its pods, the real agent beside them.
 //! - `traffic`: what goes on while something else happens, and what of it was lost or leaked.
@@ -21,6 +22,7 @@ pub mod netns;
 pub mod node;
 pub mod npconf;
 pub mod oracle;
+pub mod packet;
 pub mod probe;
 pub mod property;
 pub mod replay;

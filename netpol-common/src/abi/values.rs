@@ -328,6 +328,8 @@ impl AddressRole {
     pub const OWN: u32 = 1;
     /// A service address: kube-proxy rewrites it, so egress is judged where the packet leaves.
     pub const SERVICE: u32 = 1 << 1;
+    /// An address of another node of the cluster: no pod may send it tunnel packets.
+    pub const NODE: u32 = 1 << 2;
 }
 
 /// Packets and bytes of one (slot, direction, reason) on one CPU.

@@ -27,7 +27,8 @@ enum Opens {
     Yes,
     /// TCP in mid-stream: opens one as picked up.
     InMidStream,
-    /// Is judged, but leaves no entry (RST, SYN-ACK, echo reply): it can only belong to a flow that we do not know.
+    /// Is judged, but leaves no entry (RST, SYN-ACK, echo reply): it can only belong to a flow that we do not know; or it
+    /// has no flows at all (ICMP that is not echo).
     No,
 }
 
@@ -82,7 +83,7 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
             destination: header.destination,
             id: header.fragment_id,
             slot: self.subject.endpoint.slot,
-            protocol: header.protocol,
+            protocol: header.fragment_protocol,
             direction: direction as u8,
         }
     }
@@ -99,6 +100,9 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
         T: Tables<A>,
     {
         let key = flow_key(header, direction, self.subject.endpoint.slot);
+        if !has_flow(header) {
+            return self.decide_new(header, &Attempt { key, direction, old: None });
+        }
         let found = self.tables.find_flow(&key);
         if let Some(found) = &found {
             let limit = self.tables.setting(flow::timeout(header.protocol, found.flow.word.state()));
@@ -133,13 +137,18 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
         if replaceable && flow::is_syn(header.protocol, header.tcp_flags) {
             return None;
         }
+        // With identifier 0 both ends' requests have one key; a request still answers nothing, nor does a reply ask.
+        if header.protocol == A::ICMP && (A::icmp(header.icmp_type) == Icmp::EchoReply) == from_opener {
+            return None;
+        }
         if word.state() == FlowState::Revoked {
             self.tables.update_flow(found, &flow::seen(word, now));
             header.judged_policy = self.subject.policy.policy(word.opener());
             return Some(Verdict(Reason::FlowRevoked));
         }
         let next = flow::seen(flow::advance(word, header.protocol, header.tcp_flags, direction), now);
-        let promoted = !found.answered && next.word.has(FlowWord::ANSWERED) && self.tables.promote_flow(key, &next);
+        let settled = flow::is_settled(next.word, header.protocol, from_opener);
+        let promoted = !found.answered && settled && self.tables.promote_flow(key, &next);
         if !promoted && next != found.flow {
             self.tables.update_flow(found, &next);
         }
@@ -224,9 +233,8 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
         Verdict(if allowed { Reason::AllowedByPolicy } else { Reason::PolicyDenied })
     }
 
-    /// True for one of the node's own addresses.
     #[inline(always)]
-    pub(super) fn is_own_node<A: Address>(&self, address: &A) -> bool
+    fn is_own_node<A: Address>(&self, address: &A) -> bool
     where
         T: Tables<A>,
     {
@@ -309,13 +317,17 @@ fn is_to_group<A: Address>(header: &Header<A>, direction: Direction) -> bool {
     direction == Direction::Ingress && header.destination.is_group()
 }
 
+/// True if the packet may belong to a flow. Of ICMP only echo has any: other messages have no identifier that would tell
+/// one exchange from another, so that a flow of theirs would let in whatever the peer likes. They are judged one by one.
+#[inline(always)]
+fn has_flow<A: Address>(header: &Header<A>) -> bool {
+    header.protocol != A::ICMP || matches!(A::icmp(header.icmp_type), Icmp::EchoRequest | Icmp::EchoReply)
+}
+
 #[inline(always)]
 fn opens<A: Address>(header: &Header<A>) -> Opens {
     if header.protocol == A::ICMP {
-        return match A::icmp(header.icmp_type) {
-            Icmp::EchoReply | Icmp::Error => Opens::No,
-            Icmp::EchoRequest | Icmp::Neighbour | Icmp::Router | Icmp::Listener | Icmp::Other => Opens::Yes,
-        };
+        return if A::icmp(header.icmp_type) == Icmp::EchoRequest { Opens::Yes } else { Opens::No };
     }
     if header.protocol != protocol::TCP || flow::is_syn(header.protocol, header.tcp_flags) {
         return Opens::Yes;

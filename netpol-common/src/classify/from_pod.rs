@@ -1,7 +1,7 @@
 //! Packets that a pod sends: is it really this pod, may any pod send that, and does egress policy allow it?
 
 use super::{AllTables, Frame, Report, Stage, Subject, Tables, Verdict};
-use crate::abi::{Config, Direction, EndpointFlags, Mac, Reason, V4, V6};
+use crate::abi::{AddressRole, Config, Direction, EndpointFlags, Mac, Reason, V4, V6};
 use crate::packet::{
     Address, Ethernet, Header, Icmp, L2_LEN, PacketBytes, Part, Workspace, ether_type, protocol, settle,
 };
@@ -49,17 +49,6 @@ pub fn from_pod<P: PacketBytes + ?Sized, T: AllTables>(
     }
 }
 
-/// True for what a node would unpack as a tunnel: a pod could put any inner source into it (VXLAN 8472 and 4789, flannel's
-/// UDP backend 8285; IP in IP, GRE).
-#[inline(always)]
-fn is_tunnel<A>(header: &Header<A>) -> bool {
-    match header.protocol {
-        protocol::UDP => matches!(header.destination_port, 8472 | 4789 | 8285),
-        protocol::IP_IN_IP | protocol::IPV6_IN_IP | protocol::GRE => true,
-        _ => false,
-    }
-}
-
 impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
     #[inline(always)]
     pub(super) fn is_pending(&self) -> bool {
@@ -81,7 +70,7 @@ impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
         if self.subject.endpoint.has(EndpointFlags::PASS_THROUGH) {
             return Ok(Some(Reason::PassThrough));
         }
-        if self.frame.vlan_tagged {
+        if self.frame.vlan_tagged || ether_type::VLAN.contains(&ethernet.ether_type) {
             return Err(Reason::VlanTagged);
         }
         let any = self.is_pending() || self.any_source();
@@ -110,9 +99,6 @@ impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
         }
         if !any_source {
             self.check_sender(ethernet, header, is_own)?;
-            if is_tunnel(header) && self.is_own_node(&header.destination) {
-                return Err(Reason::TunnelFromPod);
-            }
         }
         if self.is_related_error(header, Direction::Egress) {
             return Ok(Reason::RelatedIcmp);
@@ -122,7 +108,10 @@ impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
 
     /// What every pod must keep to, policed or not.
     #[inline(always)]
-    fn check_sender<A: Address>(&self, ethernet: &Ethernet, header: &Header<A>, is_own: bool) -> Result<(), Reason> {
+    fn check_sender<A: Address>(&self, ethernet: &Ethernet, header: &Header<A>, is_own: bool) -> Result<(), Reason>
+    where
+        T: Tables<A>,
+    {
         if !is_own {
             return Err(Reason::SpoofedAddress);
         }
@@ -135,6 +124,11 @@ impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
         let is_icmp = header.protocol == A::ICMP && !matches!(header.part, Part::Later(_));
         if is_icmp && A::icmp(header.icmp_type) == Icmp::Router {
             return Err(Reason::RouterMessage);
+        }
+        if is_tunnel(header)
+            && self.tables.address_role(&header.destination) & (AddressRole::OWN | AddressRole::NODE) != 0
+        {
+            return Err(Reason::TunnelFromPod);
         }
         Ok(())
     }
@@ -156,8 +150,9 @@ impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
             return Ok(None);
         }
         if header.protocol == protocol::UDP {
+            // RFC 2131 §4.1; IPv6 asks from its link-local address.
             let is_dhcp = header.source.is_unspecified()
-                && header.destination.is_group()
+                && header.destination.is_broadcast()
                 && header.source_port == 68
                 && header.destination_port == 67;
             return Ok(is_dhcp.then_some(Reason::Neighbour));
@@ -166,7 +161,7 @@ impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
             return Ok(None);
         }
         match (A::icmp(header.icmp_type), header.hop_limit) {
-            (Icmp::Listener, 1) => Ok(Some(Reason::Neighbour)),
+            (Icmp::Listener, 1) if header.destination.is_group() => Ok(Some(Reason::Neighbour)),
             (Icmp::Neighbour, 255) => {
                 const ADVERTISEMENT: u8 = 136;
                 if header.icmp_type == ADVERTISEMENT && !unchecked {
@@ -232,5 +227,17 @@ impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
             });
         }
         Verdict(reason)
+    }
+}
+
+/// True for what a node would take apart as a tunnel's (VXLAN, Flannel's UDP, IP in IP, GRE): the packet inside would
+/// come from whoever the pod likes.
+#[inline(always)]
+fn is_tunnel<A: Address>(header: &Header<A>) -> bool {
+    match header.protocol {
+        // VXLAN as the kernel had it first and as IANA has it, Flannel's udp backend.
+        protocol::UDP => matches!(header.destination_port, 8472 | 4789 | 8285),
+        protocol::IPV4 | protocol::IPV6 | protocol::GRE => true,
+        _ => false,
     }
 }

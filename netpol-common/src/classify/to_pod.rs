@@ -81,7 +81,7 @@ impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
 }
 
 /// Neighbour discovery and MLD, which no pod of this node can have forged ([`super::from_pod`] saw to it) and no router
-/// forwards (hop limit 255 or 1).
+/// forwards (hop limit 255; or 1, which a sender further away can arrange for, but not for a group of the link).
 #[inline(always)]
 fn is_neighbour<A: Address>(header: &Header<A>) -> bool {
     if A::ICMP != protocol::ICMPV6 || header.protocol != protocol::ICMPV6 || header.part != Part::Whole {
@@ -89,7 +89,7 @@ fn is_neighbour<A: Address>(header: &Header<A>) -> bool {
     }
     match A::icmp(header.icmp_type) {
         Icmp::Neighbour | Icmp::Router => header.hop_limit == 255,
-        Icmp::Listener => header.hop_limit == 1,
+        Icmp::Listener => header.hop_limit == 1 && header.destination.is_group(),
         Icmp::EchoRequest | Icmp::EchoReply | Icmp::Error | Icmp::Other => false,
     }
 }

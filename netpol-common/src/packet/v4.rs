@@ -1,6 +1,9 @@
 //! IPv4: header length, total length, options, fragments.
 
-use super::{Address, Header, Icmp, L2_LEN, PacketBytes, low_byte, low_half, parse_transport, part, protocol, settle};
+use super::{
+    Address, Header, Icmp, L2_LEN, PacketBytes, datagram_len, low_byte, low_half, parse_transport, part, protocol,
+    settle,
+};
 use crate::abi::{Endpoint, EndpointFlags, Mac, Reason, V4};
 
 /// Option numbers that route by the sender's will (RFC 791: loose and strict source route).
@@ -22,15 +25,16 @@ impl Address for V4 {
         let ttl = u32::from_be(ttl);
         header.hop_limit = low_byte(ttl >> 24);
         header.protocol = low_byte(ttl >> 16);
+        header.fragment_protocol = header.protocol;
 
         let version_and_length = u32::from_be(first) >> 24;
         let header_len = ((version_and_length & 0xf) * 4) as usize;
-        let total_len = usize::from(low_half(first));
+        let held = packet.length() - L2_LEN;
+        let total_len = datagram_len(low_half(first), held);
         if version_and_length >> 4 != 4 || header_len < 20 {
             return Err(Reason::Malformed);
         }
-        // kernel: a big-TCP GSO packet carries total length 0 (include/net/ip.h, iph_totlen).
-        if total_len != 0 && (total_len < header_len || total_len > packet.length() - L2_LEN) {
+        if total_len < header_len || total_len > held {
             return Err(Reason::Truncated);
         }
         header.l4 = low_u16(L2_LEN + header_len);
@@ -42,7 +46,7 @@ impl Address for V4 {
             find_source_route(packet, header)?;
         }
         // What lies behind the datagram is Ethernet padding: ports found there would be the sender's invention.
-        if total_len != 0 && matches!(header.part, super::Part::Whole | super::Part::First) {
+        if !matches!(header.part, super::Part::Later(_)) {
             require_ports(header, total_len - header_len)?;
         }
         parse_transport(packet, header)
@@ -73,8 +77,12 @@ impl Address for V4 {
 
     #[inline(always)]
     fn is_group(self) -> bool {
-        let address = u32::from_be(self.0);
-        address >> 28 == 0xe || address == u32::MAX
+        u32::from_be(self.0) >> 28 == 0xe || self.is_broadcast()
+    }
+
+    #[inline(always)]
+    fn is_broadcast(self) -> bool {
+        self.0 == u32::MAX
     }
 
     #[inline(always)]

@@ -2,8 +2,8 @@
 
 use super::v4::low_u16;
 use super::{
-    Address, Header, Icmp, L2_LEN, MAX_EXTENSION_HEADERS, PacketBytes, low_byte, low_half, parse_transport, part,
-    protocol, settle,
+    Address, Header, Icmp, L2_LEN, MAX_EXTENSION_HEADERS, PacketBytes, datagram_len, high_half, low_byte, low_half,
+    parse_transport, part, protocol, settle,
 };
 use crate::abi::{Endpoint, EndpointFlags, Mac, Reason, V6};
 
@@ -13,28 +13,26 @@ impl Address for V6 {
 
     #[inline(always)]
     fn parse<P: PacketBytes + ?Sized>(packet: &P, header: &mut Header<Self>) -> Result<(), Reason> {
-        let [first, lengths, s0, s1, s2, s3, d0, d1, d2, d3] =
+        let [first, second, s0, s1, s2, s3, d0, d1, d2, d3] =
             packet.load::<[u32; 10]>(L2_LEN).ok_or(Reason::Truncated)?;
         header.source = Self([s0, s1, s2, s3]);
         header.destination = Self([d0, d1, d2, d3]);
-        let lengths = u32::from_be(lengths);
-        header.hop_limit = low_byte(lengths);
-        header.protocol = low_byte(lengths >> 8);
+        header.hop_limit = low_byte(u32::from_be(second));
+        header.protocol = low_byte(u32::from_be(second) >> 8);
         header.l4 = low_u16(L2_LEN + 40);
         if u32::from_be(first) >> 28 != 6 {
             return Err(Reason::Malformed);
         }
-        let payload_len = (lengths >> 16) as usize;
-        // kernel: jumbograms and big-TCP GSO packets carry payload length 0.
-        if payload_len != 0 && payload_len > packet.length() - L2_LEN - 40 {
+        let held = packet.length() - L2_LEN - 40;
+        let payload_len = datagram_len(high_half(second), held);
+        if payload_len > held {
             return Err(Reason::Truncated);
         }
         if is_extension(header.protocol) {
             skip_extensions(packet, header)?;
         }
         // What lies behind the datagram is Ethernet padding: ports found there would be the sender's invention.
-        if payload_len != 0
-            && !matches!(header.part, super::Part::Later(_))
+        if !matches!(header.part, super::Part::Later(_))
             && usize::from(header.l4) + transport_len(header.protocol) > L2_LEN + 40 + payload_len
         {
             return Err(if header.part == super::Part::First { Reason::FragmentTooSmall } else { Reason::Truncated });
@@ -67,6 +65,11 @@ impl Address for V6 {
     #[inline(always)]
     fn is_group(self) -> bool {
         u32::from_be(self.0[0]) >> 24 == 0xff
+    }
+
+    #[inline(always)]
+    fn is_broadcast(self) -> bool {
+        false
     }
 
     #[inline(always)]
@@ -150,6 +153,7 @@ fn skip_extensions<P: PacketBytes + ?Sized>(packet: &P, header: &mut Header<V6>)
                 let id: u32 = packet.load(at + 4).ok_or(Reason::Truncated)?;
                 let offset_and_more = low_half(word.to_be());
                 header.fragment_id = u32::from_be(id);
+                header.fragment_protocol = low_byte(word >> 24);
                 header.part = part(offset_and_more & 0xfff8, offset_and_more & 1 != 0);
                 8
             }
