@@ -10,7 +10,7 @@ use crate::abi::{
 };
 use crate::classify::{self, Found, Frame, Report, Shared, Subject, Tables, Verdict};
 use crate::flow::Setting;
-use crate::packet::{Address, Header, Workspace};
+use crate::packet::{Address, Workspace};
 
 /// Tables of one family.
 #[derive(Clone, Debug, Default)]
@@ -40,8 +40,22 @@ pub struct HostReport {
     pub ether_type: u16,
     /// The slot's revision.
     pub revision: u32,
-    /// What was parsed, addresses widened; zero for a frame that is not IP.
-    pub header: Header<V6>,
+    /// Identity that the peer was judged as.
+    pub identity: u32,
+    /// Policy id that denied.
+    pub policy: u16,
+    /// Source and destination as sixteen bytes; zero for a frame that is not IP, like all that follows.
+    pub addresses: [V6; 2],
+    /// Source and destination port.
+    pub ports: [u16; 2],
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// TCP flags, low byte.
+    pub tcp_flags: u8,
+    /// ICMP type.
+    pub icmp_type: u8,
+    /// ICMP code.
+    pub icmp_code: u8,
 }
 
 /// Every table, with a clock that the test moves.
@@ -240,7 +254,20 @@ where
 
     fn report(&self, report: &Report<'_, A>) {
         let &Report { reason, direction, ether_type, revision, header } = report;
-        let header = header.copied().unwrap_or_default().widen();
-        self.reports.borrow_mut().push(HostReport { reason, direction, ether_type, revision, header });
+        let header = header.copied().unwrap_or_default();
+        self.reports.borrow_mut().push(HostReport {
+            reason,
+            direction,
+            ether_type,
+            revision,
+            identity: header.judged_identity,
+            policy: header.judged_policy,
+            addresses: [header.source, header.destination].map(|address| V6(address.widen())),
+            ports: [header.source_port, header.destination_port],
+            protocol: header.protocol,
+            tcp_flags: header.tcp_flags,
+            icmp_type: header.icmp_type,
+            icmp_code: header.icmp_code,
+        });
     }
 }

@@ -219,41 +219,6 @@ pub struct Header<A> {
     pub source_routed: bool,
 }
 
-#[cfg(feature = "user")]
-impl<A: Address> Header<A> {
-    /// The same with addresses of sixteen bytes, as events have them.
-    #[must_use]
-    pub fn widen(self) -> Header<V6> {
-        let Self { fragment_id, judged_identity, judged_policy, cursor, l4, source_port, destination_port, .. } = self;
-        let Self {
-            protocol, fragment_protocol, hop_limit, tcp_flags, icmp_type, icmp_code, part, source_routed, ..
-        } = self;
-        let Self { for_pod, reason, from_own_node, .. } = self;
-        Header {
-            source: V6(self.source.widen()),
-            destination: V6(self.destination.widen()),
-            fragment_id,
-            judged_identity,
-            judged_policy,
-            cursor,
-            l4,
-            source_port,
-            destination_port,
-            protocol,
-            fragment_protocol,
-            hop_limit,
-            tcp_flags,
-            icmp_type,
-            icmp_code,
-            part,
-            for_pod,
-            reason,
-            from_own_node,
-            source_routed,
-        }
-    }
-}
-
 /// Room for the headers of both families, outside the stack of a program: the verifier does not follow values through map
 /// memory, so paths that differ only in what was parsed become one (followed through the stack, they are a million).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

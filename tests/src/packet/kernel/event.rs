@@ -62,29 +62,29 @@ pub fn decode(bytes: &[u8]) -> Option<Event> {
 /// The event of a packet that the host reported so, with time 0.
 #[must_use]
 pub fn expected(packet: &Observed<'_>, report: &HostReport) -> Event {
-    let header = report.header;
+    let [source, destination] = report.addresses.map(V6::octets);
+    let [source_port, destination_port] = report.ports;
     let mac = |at: usize| packet.bytes.get(at..).and_then(|rest| rest.first_chunk()).copied().unwrap_or_default();
-    let octets = |address: V6| address.octets();
     Event {
         time: 0,
-        source: octets(header.source),
-        destination: octets(header.destination),
-        identity: header.judged_identity,
+        source,
+        destination,
+        identity: report.identity,
         ifindex: LOOPBACK,
         length: u32::try_from(packet.bytes.len()).unwrap_or(u32::MAX),
         suppressed: 0,
         revision: report.revision,
         slot: packet.endpoint.slot,
-        policy: header.judged_policy,
-        source_port: header.source_port,
-        destination_port: header.destination_port,
+        policy: report.policy,
+        source_port,
+        destination_port,
         ether_type: report.ether_type,
         direction: report.direction as u8,
         reason: report.reason as u8,
-        protocol: header.protocol,
-        tcp_flags: header.tcp_flags,
-        icmp_type: header.icmp_type,
-        icmp_code: header.icmp_code,
+        protocol: report.protocol,
+        tcp_flags: report.tcp_flags,
+        icmp_type: report.icmp_type,
+        icmp_code: report.icmp_code,
         source_mac: mac(6),
         destination_mac: mac(0),
         pad: [0; 8],
