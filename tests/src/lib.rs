@@ -8,6 +8,7 @@
 //!   its pods, the real agent beside them.
 //! - `traffic`: what goes on while something else happens, and what of it was lost or leaked.
 //! - `table`: reachability tables, as written by hand and as measured.
+//! - `guest`: process 1 of a virtual machine that tries the datapath on another kernel.
 //! - `shop`: a case directory as a node that can be measured; `demo`: the shop, before and after its policies.
 
 pub mod agent;
@@ -15,6 +16,7 @@ pub mod connection;
 pub mod demo;
 pub mod frame;
 pub mod generate;
+pub mod guest;
 pub mod judge;
 pub mod level;
 pub mod manifests;

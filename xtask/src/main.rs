@@ -6,6 +6,7 @@
 mod build;
 mod check;
 mod demo;
+mod kernels;
 mod mutants;
 mod setup;
 mod shell;
@@ -39,6 +40,8 @@ enum Command {
     Test(test::Options),
     /// Watch the NetworkPolicies of a small shop take effect, on a node made of network namespaces.
     Demo(demo::Options),
+    /// Try the BPF object on Debian's kernels, old and new, in virtual machines.
+    Kernels(kernels::Options),
     /// Put deliberate faults into compiler and datapath; each must make its test fail.
     Mutants(mutants::Options),
     /// Hold the sources to the repository's own rules.
@@ -64,6 +67,7 @@ fn run() -> Result<bool> {
         Command::Check => check::run()?,
         Command::Test(options) => test::run(&options)?,
         Command::Demo(options) => demo::run(options)?,
+        Command::Kernels(options) => kernels::run(&options)?,
         Command::Mutants(options) => mutants::run(&options)?,
         Command::Tidy => tidy::run()?,
     })

@@ -16,6 +16,7 @@ use clap::Args;
 use crate::shell;
 
 pub(crate) use self::rust::nightly;
+pub(crate) use self::system::install_packages;
 
 /// Options of `setup`.
 #[derive(Clone, Copy, Debug, Args)]

@@ -25,7 +25,7 @@ pub(super) fn install() -> Result<()> {
 }
 
 /// Installs what is not installed. Never removes anything.
-pub(super) fn install_packages(packages: &[String]) -> Result<()> {
+pub(crate) fn install_packages(packages: &[String]) -> Result<()> {
     let wanted = not_installed(packages);
     if wanted.is_empty() {
         return Ok(());
