@@ -20,7 +20,7 @@ use crate::servers::{Transport, udp_socket, wildcard_of};
 /// How long silence must last to be a denial. Longer than any answer on an idle machine, shorter than a SYN's repetition.
 pub const SILENCE: Duration = Duration::from_millis(250);
 /// How long to wait for an answer that is expected, before the network is blamed rather than a busy machine.
-pub const PATIENCE: Duration = Duration::from_millis(1500);
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What became of a probe.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

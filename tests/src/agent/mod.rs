@@ -26,12 +26,13 @@ use crate::node::Node;
 
 /// Environment variable that names the agent's binary.
 pub const BINARY_VARIABLE: &str = "NETPOL_AGENT";
-/// How long the agent may take to load its programs and enforce the first manifests.
-const START_LIMIT: Duration = Duration::from_secs(20);
+/// How long the agent may take to load its programs and enforce the first manifests: a second on an idle machine, but
+/// the verifier's work is the first to suffer on a busy one.
+const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long it may take to enforce a change.
-const SYNC_LIMIT: Duration = Duration::from_secs(10);
+const SYNC_LIMIT: Duration = Duration::from_secs(30);
 /// How long it may take to end.
-const STOP_LIMIT: Duration = Duration::from_secs(5);
+const STOP_LIMIT: Duration = Duration::from_secs(20);
 
 /// In which form the agent prints drops.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
