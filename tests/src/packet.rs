@@ -4,12 +4,14 @@
 //! - [`play`]: one scene: the pod sends, the pod gets, policy changes, time passes; each packet has its expected reason.
 //! - [`cases`]: the scenes.
 //! - [`kernel`]: the loaded object behind the same few operations; [`privilege`]: whether it can be loaded here at all.
+//! - [`cost`]: what the programs cost: verified instructions, sizes, nanoseconds.
 //!
 //! With a kernel, [`play::Play`] holds every packet of a scene against it: verdict, reason, counters, flows, fragments,
 //! event, mark. Start at [`Case`].
 
 pub mod cases;
 pub mod cast;
+pub mod cost;
 pub mod kernel;
 pub mod play;
 pub mod privilege;

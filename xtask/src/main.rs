@@ -12,6 +12,7 @@ mod setup;
 mod shell;
 mod test;
 mod tidy;
+mod verifier_stats;
 
 use std::process::ExitCode;
 
@@ -44,6 +45,8 @@ enum Command {
     Kernels(kernels::Options),
     /// Put deliberate faults into compiler and datapath; each must make its test fail.
     Mutants(mutants::Options),
+    /// Load the BPF programs: what the verifier walks, sizes, nanoseconds a packet, against the committed budget.
+    VerifierStats(verifier_stats::Options),
     /// Hold the sources to the repository's own rules.
     Tidy,
 }
@@ -69,6 +72,7 @@ fn run() -> Result<bool> {
         Command::Demo(options) => demo::run(options)?,
         Command::Kernels(options) => kernels::run(&options)?,
         Command::Mutants(options) => mutants::run(&options)?,
+        Command::VerifierStats(options) => verifier_stats::run(options)?,
         Command::Tidy => tidy::run()?,
     })
 }

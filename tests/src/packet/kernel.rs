@@ -355,6 +355,12 @@ impl Context {
         context
     }
 
+    /// The structure as the kernel takes it.
+    #[must_use]
+    pub const fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// The same as a GSO packet of so many segments.
     #[must_use]
     pub fn segments(mut self, segments: u32) -> Self {
