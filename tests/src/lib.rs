@@ -7,12 +7,16 @@
 //! - `netns`, `node`, `servers`, `probe`, `connection`, `agent`: a node made of network namespaces, real servers and clients in
 //!   its pods, the real agent beside them.
 //! - `traffic`: what goes on while something else happens, and what of it was lost or leaked.
+//! - `churn`, `counted`: a cluster whose objects change while the same pairs stay allowed, and flows of which every packet is
+//!   accounted for.
 //! - `table`: reachability tables, as written by hand and as measured.
 //! - `guest`: process 1 of a virtual machine that tries the datapath on another kernel.
 //! - `shop`: a case directory as a node that can be measured; `demo`: the shop, before and after its policies.
 
 pub mod agent;
+pub mod churn;
 pub mod connection;
+pub mod counted;
 pub mod demo;
 pub mod frame;
 pub mod generate;

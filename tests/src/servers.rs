@@ -108,7 +108,7 @@ impl Node {
     }
 }
 
-fn tcp_listener(at: SocketAddr) -> Result<std::net::TcpListener> {
+pub(crate) fn tcp_listener(at: SocketAddr) -> Result<std::net::TcpListener> {
     let listener = std::net::TcpListener::bind(at).with_context(|| format!("cannot listen on {at}/tcp"))?;
     listener.set_nonblocking(true)?;
     Ok(listener)

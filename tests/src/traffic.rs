@@ -3,7 +3,7 @@
 //!
 //! In: a [`Shop`] whose policies are in force. Out: a [`Report`] of what was exchanged, lost and leaked. An exchange counts as
 //! lost when its answer does not come within [`PATIENCE`]; TCP repeats what is lost on the way, so a test that must not lose
-//! a single packet looks at the datapath's drop counters too.
+//! a single packet takes [`crate::counted`].
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -84,13 +84,6 @@ impl<'a> Traffic<'a> {
             traffic.forbidden.push(probe("production/payment-service", "metadata", Transport::Tcp, 443)?);
         }
         Ok(traffic)
-    }
-
-    /// The same without the forbidden attempts, for tests that look at drop counters.
-    #[must_use]
-    pub fn allowed_only(mut self) -> Self {
-        self.forbidden.clear();
-        self
     }
 
     /// Runs `work` while all of it goes on.

@@ -84,6 +84,15 @@ fn every_namespace_is_pods_only_and_everyone_is_outsiders_too() {
 }
 
 #[test]
+fn policies_only_add() {
+    let mut node = ingress_of_web(vec![rule(pods("app=other"), tcp(80, 80))]);
+    node.put(policy("x/a-deny", "", Some(Vec::new()), None));
+    node.put(policy("x/z-more", "app=web", Some(vec![rule(anyone(), tcp(81, 81))]), None));
+    assert!(node.ingress(1, "10.0.0.2", 80) && node.ingress(1, "10.0.0.2", 81) && node.ingress(1, "192.0.2.1", 81));
+    assert!(!node.ingress(1, "192.0.2.1", 80) && !node.ingress(1, "10.0.0.2", 82));
+}
+
+#[test]
 fn peers_and_ports_pair_inside_one_rule_only() {
     let node = ingress_of_web(vec![
         rule(pods("app=other"), tcp(80, 80)),

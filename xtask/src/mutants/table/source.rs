@@ -1,0 +1,168 @@
+//! Faults in reading manifests: what cannot be understood must never widen access, nor end what was in force.
+
+use super::{Mutant, Suite};
+
+const MANIFESTS: &str = "netpol-agent/src/source/manifests.rs";
+const PEER: &str = "netpol-agent/src/source/decode/peer.rs";
+const POLICY: &str = "netpol-agent/src/source/decode/policy.rs";
+const BROKEN_POLICIES: &str = "source::tests::corpus::a_broken_policy_is_narrowed_and_says_so_in_one_line";
+
+pub(super) const MUTANTS: &[Mutant] = &[
+    Mutant {
+        name: "refused-update-replaces-the-last-good",
+        file: MANIFESTS,
+        original: "match old.filter(|old| old.valid) {",
+        fault: "match old.filter(|old| old.valid && false) {",
+        suite: Suite::Agent,
+        test: "source::tests::reload::an_invalid_update_leaves_the_last_valid_version_in_force",
+        why: "a typo in one rule takes the others out of force",
+    },
+    Mutant {
+        name: "unusable-peer-selects-everyone",
+        file: "netpol-agent/src/source/decode/rule.rs",
+        original: "Peers::AnyOf(peers.filter_map(|(at, item)| peer(report, &index(path, at), item)).collect())",
+        fault: "let peers: Vec<_> = peers.filter_map(|(at, item)| peer(report, &index(path, at), item)).collect();
+            if peers.is_empty() { Peers::Everyone } else { Peers::AnyOf(peers) }",
+        suite: Suite::Agent,
+        test: BROKEN_POLICIES,
+        why: "a peer with a mistyped CIDR opens to the world",
+    },
+    Mutant {
+        name: "unusable-port-is-every-port",
+        file: "netpol-agent/src/source/decode/rule.rs",
+        original: "Ports::AnyOf(ports.filter_map(|(at, item)| port(report, &index(path, at), item)).collect())",
+        fault: "let ports: Vec<_> = ports.filter_map(|(at, item)| port(report, &index(path, at), item)).collect();
+            if ports.is_empty() { Ports::Everything } else { Ports::AnyOf(ports) }",
+        suite: Suite::Agent,
+        test: BROKEN_POLICIES,
+        why: "port 70000 opens all ports",
+    },
+    Mutant {
+        name: "unusable-exception-left-out",
+        file: PEER,
+        original: "(_, None) => usable = false,",
+        fault: "(_, None) => {}",
+        suite: Suite::Agent,
+        test: BROKEN_POLICIES,
+        why: "a mistyped exception opens what it should have kept closed",
+    },
+    Mutant {
+        name: "exception-of-the-whole-block-taken",
+        file: PEER,
+        original: "if hole == cidr || !cidr.contains(&hole) => {",
+        fault: "if hole != cidr && !cidr.contains(&hole) => {",
+        suite: Suite::Agent,
+        test: BROKEN_POLICIES,
+        why: "the API server refuses it; nobody would be told that the peer is nobody",
+    },
+    Mutant {
+        name: "half-a-peer-taken",
+        file: PEER,
+        original: "exact &= decoded.exact;",
+        fault: "",
+        suite: Suite::Agent,
+        test: BROKEN_POLICIES,
+        why: "a selector that lost its unusable requirement selects more pods",
+    },
+    Mutant {
+        name: "unknown-field-of-a-rule-ignored",
+        file: "netpol-agent/src/source/decode/rule.rs",
+        original: "if usable { Rule { peers, ports } } else { nothing() }",
+        fault: "if usable || true { Rule { peers, ports } } else { nothing() }",
+        suite: Suite::Agent,
+        test: BROKEN_POLICIES,
+        why: "`form:` instead of `from:` lets everybody in",
+    },
+    Mutant {
+        name: "unusable-policy-isolates-nobody",
+        file: POLICY,
+        original: "Types::Doubtful(..) => Some(Vec::new()),",
+        fault: "Types::Doubtful(..) => None,",
+        suite: Suite::Agent,
+        test: BROKEN_POLICIES,
+        why: "a mistyped policy type leaves the pod open",
+    },
+    Mutant {
+        name: "rules-of-an-unusable-selector-kept",
+        file: POLICY,
+        original: "rules_usable: readable && subjects.exact,",
+        fault: "rules_usable: readable,",
+        suite: Suite::Agent,
+        test: BROKEN_POLICIES,
+        why: "rules reach pods that they were not written for",
+    },
+    Mutant {
+        name: "unknown-protocol-is-tcp",
+        file: "netpol-agent/src/source/decode/port.rs",
+        original: "report.refuse(path, format!(\"unknown protocol {}; use TCP, UDP or SCTP\", quote(other)), effect);
+            None",
+        fault: "report.refuse(path, format!(\"unknown protocol {}; use TCP, UDP or SCTP\", quote(other)), effect);
+            Some(Protocol::Tcp)",
+        suite: Suite::Agent,
+        test: BROKEN_POLICIES,
+        why: "a mistyped UDP opens TCP",
+    },
+    Mutant {
+        name: "unreadable-file-loses-its-objects",
+        file: MANIFESTS,
+        original: "if entry.item.outcome != Outcome::Refused {",
+        fault: "if entry.item.outcome != Outcome::Refused || true {",
+        suite: Suite::Agent,
+        test: "source::tests::reload::a_file_that_cannot_be_parsed_or_read_keeps_its_objects",
+        why: "half a saved file ends the policies in it",
+    },
+    Mutant {
+        name: "missing-directory-is-an-empty-one",
+        file: MANIFESTS,
+        original: "match directory::list(&self.dir) {",
+        fault: "match Ok::<_, io::Error>(directory::list(&self.dir).unwrap_or_default()) {",
+        suite: Suite::Agent,
+        test: "source::tests::reload::a_directory_that_vanishes_changes_nothing_until_it_is_back",
+        why: "an unmounted volume ends all policy",
+    },
+    Mutant {
+        name: "policies-go-before-those-that-take-over",
+        file: MANIFESTS,
+        original: "applied.chain(gone.into_iter().cloned().map(ClusterEvent::Delete)).collect()",
+        fault: "gone.into_iter().cloned().map(ClusterEvent::Delete).chain(applied).collect()",
+        suite: Suite::Agent,
+        test: "source::tests::reload::what_comes_is_told_before_what_goes_and_policies_come_first_and_go_last",
+        why: "renaming a policy opens its pods for a moment",
+    },
+    Mutant {
+        name: "host-bits-shift-the-block",
+        file: PEER,
+        original: "Some(whole)\n}",
+        fault: "Some(IpNet::from(net.addr()))\n}",
+        suite: Suite::Agent,
+        test: BROKEN_POLICIES,
+        why: "10.1.2.3/8 in an old object becomes one address",
+    },
+    Mutant {
+        name: "completed-phase-unread",
+        file: "netpol-agent/src/source/decode/pod.rs",
+        original: "Some(\"Succeeded\" | \"Failed\")",
+        fault: "Some(\"Succeeded\")",
+        suite: Suite::Agent,
+        test: "source::tests::corpus::valid_manifests_mean_what_kubernetes_says_they_mean",
+        why: "a failed pod keeps the address that another has by now",
+    },
+    Mutant {
+        name: "second-address-family-unread",
+        file: "netpol-agent/src/source/decode/pod.rs",
+        original: "match addresses.iter().find(|other| other.is_ipv4() == address.is_ipv4()) {",
+        fault: "match addresses.first() {",
+        suite: Suite::Agent,
+        test: "source::tests::corpus::valid_manifests_mean_what_kubernetes_says_they_mean",
+        why: "a dual-stack pod is a peer in one family only",
+    },
+    Mutant {
+        name: "one-shot-init-containers-name-ports",
+        file: "netpol-agent/src/source/decode/pod.rs",
+        original: "container.restart_policy.as_deref() == Some(\"Always\")",
+        fault: "container.restart_policy.as_deref() != Some(\"Always\")",
+        suite: Suite::Agent,
+        test: "source::tests::corpus::valid_manifests_mean_what_kubernetes_says_they_mean",
+        why: "a sidecar's named port is unknown",
+    },
+];
