@@ -14,11 +14,12 @@ mod tables;
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use netpol_common::abi::{CounterIndex, Endpoint, Hook, PolicyWord, Reason};
+use netpol_common::abi::{CounterIndex, Hook};
 use netpol_common::classify::{self, Frame, Subject, Verdict};
+use netpol_common::packet::Workspace;
 
 use crate::packet::SkBuff;
-use crate::tables::MapTables;
+use crate::tables::{MapTables, Room};
 
 /// TC ingress of a pod's host veth: packets that the pod sends.
 #[classifier]
@@ -34,11 +35,19 @@ fn to_pod(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn run(ctx: &TcContext, hook: Hook) -> i32 {
+    let Some(room) = tables::room() else {
+        // Never: it has one entry.
+        return TC_ACT_SHOT;
+    };
     let skb = SkBuff::new(ctx);
-    // Copied: the array's value may be written to while the packet is judged.
-    let endpoint = tables::endpoint(skb.ifindex()).unwrap_or_default();
+    let Room { endpoint, frame, headers } = room;
+    *frame = Frame { from_host_stack: skb.ingress_ifindex() == 0, mark: skb.mark(), vlan_tagged: skb.is_vlan_tagged() };
+    let frame = &*core::hint::black_box(frame);
+    *endpoint = tables::endpoint(skb.ifindex()).unwrap_or_default();
+    let endpoint = &*core::hint::black_box(endpoint);
     let policy = tables::policy_word(endpoint.slot);
-    let verdict = judge(&skb, hook, &endpoint, policy);
+    let subject = Subject { endpoint, policy };
+    let verdict = judge(&skb, frame, hook, &subject, headers);
     if hook as u8 == Hook::FromPod as u8 && !verdict.is_drop() {
         tables::stamp(&skb, endpoint.slot);
     }
@@ -49,17 +58,11 @@ fn run(ctx: &TcContext, hook: Hook) -> i32 {
 }
 
 #[inline(always)]
-fn judge(skb: &SkBuff<'_>, hook: Hook, endpoint: &Endpoint, policy: PolicyWord) -> Verdict {
-    let frame =
-        Frame { from_host_stack: skb.ingress_ifindex() == 0, mark: skb.mark(), vlan_tagged: skb.is_vlan_tagged() };
-    let subject = Subject { endpoint, policy };
-    let tables = MapTables { skb, slot: endpoint.slot };
-    let Some(workspace) = tables::workspace() else {
-        return Verdict(Reason::EndpointPending);
-    };
+fn judge(skb: &SkBuff<'_>, frame: &Frame, hook: Hook, subject: &Subject<'_>, headers: &mut Workspace) -> Verdict {
+    let tables = MapTables { skb, slot: subject.endpoint.slot };
     match hook {
-        Hook::FromPod => classify::from_pod(skb, &frame, &subject, &tables, workspace),
-        Hook::ToPod => classify::to_pod(skb, &frame, &subject, &tables, workspace),
+        Hook::FromPod => classify::from_pod(skb, frame, subject, &tables, headers),
+        Hook::ToPod => classify::to_pod(skb, frame, subject, &tables, headers),
     }
 }
 

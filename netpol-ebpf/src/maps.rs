@@ -8,7 +8,8 @@ use netpol_common::abi::{
     AllowKey, AllowValue, Config, Counter, CounterIndex, Endpoint, EventGate, Flow, FlowKey, Fragment, FragmentKey,
     PORT_SET_BYTES, PolicyWord, TokenBucket, V4, V6, capacity,
 };
-use netpol_common::packet::Workspace;
+
+use crate::tables::Room;
 
 /// Set by the loader before verification, read-only from then on: the verifier sees constants.
 #[unsafe(no_mangle)]
@@ -82,7 +83,7 @@ pub(crate) static ADDRESS_ROLES_V6: HashMap<V6, u32> =
 
 /// Written and read here, within one packet: room that the stack and the verifier do not have.
 #[map]
-pub(crate) static WORKSPACE: PerCpuArray<Workspace> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static WORKSPACE: PerCpuArray<Room> = PerCpuArray::with_max_entries(1, 0);
 
 /// Written here, summed by userspace: exact, as each CPU has its own.
 #[map]

@@ -9,7 +9,7 @@ use netpol_common::abi::{
     AllowKey, AllowValue, Endpoint, Flow, FlowKey, FlowWord, Fragment, FragmentKey, IDENTITY_NONE, POLICY_DENY,
     PolicyWord, SLOT_NONE, V4, V6, capacity,
 };
-use netpol_common::classify::{Found, Report, Shared, Tables};
+use netpol_common::classify::{Found, Frame, Report, Shared, Tables};
 use netpol_common::flow::Setting;
 use netpol_common::packet::{Address, Workspace};
 
@@ -53,12 +53,26 @@ pub(crate) fn stamp(skb: &SkBuff<'_>, slot: u16) {
     skb.set_mark(skb.mark() & !mask | stamped & mask);
 }
 
-/// This CPU's workspace; it always exists (the verifier does not know that).
+/// What is known of a packet, outside the stack.
+// verifier: a chain of calls has 512 bytes of stack together; kernels like 5.10 and 6.1 round each function's up to 32
+// (6.12 to 16). And what lies in map memory is not followed: through the stack it was seven times the instructions.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Room {
+    /// The endpoint of the interface: a copy, as the array's value may be written to while the packet is judged.
+    pub(crate) endpoint: Endpoint,
+    /// What is known of the frame beside its bytes.
+    pub(crate) frame: Frame,
+    /// What was parsed.
+    pub(crate) headers: Workspace,
+}
+
+/// This CPU's room; it always exists (the verifier does not know that).
 #[inline(always)]
-pub(crate) fn workspace() -> Option<&'static mut Workspace> {
+pub(crate) fn room() -> Option<&'static mut Room> {
     // SAFETY: this CPU's own value, and a program does not interrupt another on the same CPU: TC runs with bottom halves
-    // off. Every bit pattern that is in it was written as a `Workspace`, or is the zero that maps start with.
-    maps::WORKSPACE.get_ptr_mut(0).map(|workspace| unsafe { &mut *workspace })
+    // off. Every bit pattern that is in it was written as a `Room`, or is the zero that maps start with.
+    maps::WORKSPACE.get_ptr_mut(0).map(|room| unsafe { &mut *room })
 }
 
 /// A word of the configuration.
