@@ -9,9 +9,9 @@ use crate::flow::{self, Setting};
 use crate::packet::{Address, Header, Icmp, PacketBytes, Part, protocol, tcp_flag};
 
 /// A packet that may open a flow.
-struct Attempt<A, H> {
+struct Attempt<'a, A, H> {
     /// The flow it would open.
-    key: FlowKey<A>,
+    key: &'a FlowKey<A>,
     /// Its direction.
     direction: Direction,
     /// An entry of the same key that is dead, or that this packet replaces.
@@ -101,7 +101,7 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
     {
         let key = flow_key(header, direction, self.subject.endpoint.slot);
         if !has_flow(header) {
-            return self.decide_new(header, &Attempt { key, direction, old: None });
+            return self.decide_new(header, &Attempt { key: &key, direction, old: None });
         }
         let found = self.tables.find_flow(&key);
         if let Some(found) = &found {
@@ -112,7 +112,7 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
                 return verdict;
             }
         }
-        let verdict = self.decide_new(header, &Attempt { key, direction, old: found.map(|found| found.handle) });
+        let verdict = self.decide_new(header, &Attempt { key: &key, direction, old: found.map(|found| found.handle) });
         merge(header, verdict)
     }
 
@@ -173,7 +173,7 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
     /// A packet of no live flow: judged by policy in its own direction. An old entry is written over in place.
     // verifier: here and below, a function of its own is verified once for each call, not once for each path to it.
     #[inline(never)]
-    fn decide_new<A: Address>(&self, header: &mut Header<A>, attempt: &Attempt<A, T::Handle>) -> Verdict
+    fn decide_new<A: Address>(&self, header: &mut Header<A>, attempt: &Attempt<'_, A, T::Handle>) -> Verdict
     where
         T: Tables<A>,
     {
