@@ -55,7 +55,7 @@ pub(crate) fn stamp(skb: &SkBuff<'_>, slot: u16) {
 
 /// What is known of a packet, outside the stack.
 // verifier: a chain of calls has 512 bytes of stack together; kernels like 5.10 and 6.1 round each function's up to 32
-// (6.12 to 16). And what lies in map memory is not followed: through the stack it was seven times the instructions.
+// (6.12 to 16). And what lies in map memory is not followed: on the stack it cost up to six times the instructions.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Room {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::Ebpf;
 use aya::programs::{TestRun as _, TestRunOptions};
+use futures_util::TryStreamExt as _;
 use netpol_agent::datapath::attach::{AttachMode, Hooks, Mechanism};
 use netpol_agent::datapath::loader::{Datapath, LoadOptions, default_config, embedded_object, load_object, open};
 use netpol_agent::datapath::pins::PinDir;
@@ -18,7 +19,7 @@ use netpol_agent::datapath::store::KernelStore;
 use netpol_common::abi::{Direction, Endpoint, EndpointFlags, Hook, Mac, program};
 use nix::net::if_::if_nametoindex;
 use rtnetlink::packet_route::link::LinkAttribute;
-use rtnetlink::{LinkUnspec, LinkVeth};
+use rtnetlink::{Handle, LinkUnspec, LinkVeth};
 use serde_json::json;
 
 use super::verifier::{self, verify};
@@ -30,6 +31,10 @@ const DROP: u32 = 2;
 const PASS: u32 = u32::MAX;
 /// The slot of the pod behind the veth pair.
 const VETH_SLOT: u16 = 2;
+/// The node's end of the veth pair, where the hooks go.
+const NODE_END: &str = "veth0";
+/// The pod's.
+const POD_END: &str = "eth0";
 /// For IPv6 to start on a new interface: it talks to its neighbours unasked.
 const TRAFFIC_LIMIT: Duration = Duration::from_secs(20);
 
@@ -69,7 +74,12 @@ fn verify_each(options: &LoadOptions, pins: &PinDir) -> Result<Ebpf> {
 /// Hooks on one end of a veth pair, and the packets that the kernel itself sends over it.
 fn attach(hooks: &mut Hooks, store: &mut KernelStore) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (ifindex, pod_mac) = runtime.block_on(add_veth())?;
+    let links = runtime.block_on(async {
+        let (connection, links, _messages) = rtnetlink::new_connection()?;
+        tokio::spawn(connection);
+        anyhow::Ok(links)
+    })?;
+    let (ifindex, pod_mac) = runtime.block_on(add_veth(&links))?;
     let endpoint = Endpoint {
         slot: VETH_SLOT,
         flags: EndpointFlags::HAS_V6,
@@ -79,7 +89,7 @@ fn attach(hooks: &mut Hooks, store: &mut KernelStore) -> Result<()> {
     store.write_endpoint(ifindex, &endpoint)?;
     let attachment = hooks.attach(ifindex)?;
     ensure!(hooks.is_attached(ifindex)?, "attached, and the hooks are not there");
-    runtime.block_on(bring_up())?;
+    runtime.block_on(bring_up(&links))?;
     let start = Instant::now();
     loop {
         let counters = store.counters(VETH_SLOT)?;
@@ -99,27 +109,22 @@ fn attach(hooks: &mut Hooks, store: &mut KernelStore) -> Result<()> {
     Ok(())
 }
 
-/// Makes the pair and tells the host's interface index and the pod's MAC address.
-async fn add_veth() -> Result<(u32, [u8; 6])> {
-    let (connection, handle, _messages) = rtnetlink::new_connection()?;
-    tokio::spawn(connection);
-    let add = handle.link().add(LinkVeth::new("veth0", "eth0").build());
-    add.execute().await.context("cannot make a veth pair")?;
-    let mut links = handle.link().get().match_name("eth0".to_owned()).execute();
-    let link = futures_util::TryStreamExt::try_next(&mut links).await?.context("the pair has one end")?;
-    let mac = link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::Address(bytes) => <[u8; 6]>::try_from(bytes.as_slice()).ok(),
-        _ => None,
+/// Makes the pair and tells the index of the node's end and the MAC address of the pod's.
+async fn add_veth(links: &Handle) -> Result<(u32, [u8; 6])> {
+    links.link().add(LinkVeth::new(NODE_END, POD_END).build()).execute().await.context("cannot make a veth pair")?;
+    let mut found = links.link().get().match_name(POD_END.to_owned()).execute();
+    let link = found.try_next().await?.context("the pair has one end")?;
+    let mac = link.attributes.iter().find_map(|attribute| {
+        let LinkAttribute::Address(bytes) = attribute else { return None };
+        <[u8; 6]>::try_from(bytes.as_slice()).ok()
     });
-    Ok((if_nametoindex("veth0")?, mac.context("eth0 has no MAC address")?))
+    Ok((if_nametoindex(NODE_END)?, mac.context("the pod's end has no MAC address")?))
 }
 
-async fn bring_up() -> Result<()> {
-    let (connection, handle, _messages) = rtnetlink::new_connection()?;
-    tokio::spawn(connection);
-    for name in ["veth0", "eth0"] {
+async fn bring_up(links: &Handle) -> Result<()> {
+    for name in [NODE_END, POD_END] {
         let up = LinkUnspec::new_with_index(if_nametoindex(name)?).up().build();
-        handle.link().set(up).execute().await.with_context(|| format!("cannot bring {name} up"))?;
+        links.link().set(up).execute().await.with_context(|| format!("cannot bring {name} up"))?;
     }
     Ok(())
 }

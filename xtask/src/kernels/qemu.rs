@@ -1,10 +1,8 @@
 //! QEMU: found, installed or unpacked; and one bounded boot.
 
 use std::fs::{self, File};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -17,7 +15,6 @@ const PACKAGE: &str = "qemu-system-x86";
 const MEMORY: &str = "1024";
 /// As nice to other work as it can be and still get on.
 const NICE: &str = "10";
-const POLL: Duration = Duration::from_millis(100);
 
 /// A QEMU that runs.
 pub(super) struct Emulator {
@@ -88,53 +85,28 @@ impl Emulator {
     /// Boots a machine and waits for its end.
     pub(super) fn boot(&self, machine: &Machine<'_>) -> Result<Console> {
         let log = File::create(machine.log).with_context(|| format!("cannot write {}", machine.log.display()))?;
-        let mut command = self.command();
+        let limit = machine.limit.as_secs();
+        let mut qemu = self.command();
         // Emulated: KVM is often not there, and the verifier does not care. Without cx16, as a 6.12 kernel double-faulted.
-        command.args(["-accel", "tcg,thread=multi", "-cpu", "max,-cx16", "-smp", "1", "-m", MEMORY]);
-        command.args(["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"]);
-        command.arg("-kernel").arg(machine.kernel).arg("-initrd").arg(machine.initramfs);
+        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max,-cx16", "-smp", "1", "-m", MEMORY]);
+        qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"]);
+        qemu.arg("-kernel").arg(machine.kernel).arg("-initrd").arg(machine.initramfs);
         // A panic restarts at once, which ends QEMU; the kernel's chatter stays away from our lines.
-        command.args(["-append", "console=ttyS0 loglevel=3 panic=-1"]);
-        let mut command = nice(&command);
+        qemu.args(["-append", "console=ttyS0 loglevel=3 panic=-1"]);
+        // Bounded even if we are killed meanwhile.
+        let mut command = Command::new("timeout");
+        command.args(["--foreground", "--signal=KILL", &limit.to_string(), "nice", "-n", NICE]);
+        command.arg(qemu.get_program()).args(qemu.get_args());
+        command.envs(qemu.get_envs().filter_map(|(name, value)| Some((name, value?))));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let start = Instant::now();
-        let mut child = command.spawn().with_context(|| format!("cannot run {}", shell::line_of(&command)))?;
-        let ended = wait(&mut child, machine.limit);
-        let text = fs::read(machine.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())?;
-        ended?;
-        Ok(Console { text, time: start.elapsed() })
-    }
-}
-
-/// The command with less claim to the processor.
-fn nice(command: &Command) -> Command {
-    let mut nice = Command::new("nice");
-    nice.args(["-n", NICE]).arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        if let Some(value) = value {
-            nice.env(name, value);
+        let status = command.status().with_context(|| format!("cannot run {}", shell::line_of(&command)))?;
+        let time = start.elapsed();
+        if !status.success() {
+            let why = if time >= machine.limit { format!("not done after {limit} s") } else { status.to_string() };
+            bail!("QEMU: {why}; see {}", machine.log.display());
         }
-    }
-    // A group of its own: Ctrl-C at the terminal is for us, and we end it.
-    nice.process_group(0);
-    nice
-}
-
-fn wait(child: &mut Child, limit: Duration) -> Result<()> {
-    let deadline = Instant::now() + limit;
-    loop {
-        if let Some(status) = child.try_wait()? {
-            if status.success() {
-                return Ok(());
-            }
-            bail!("QEMU ended with {status}");
-        }
-        if Instant::now() >= deadline {
-            child.kill().context("cannot end QEMU")?;
-            child.wait()?;
-            bail!("not done after {} s", limit.as_secs());
-        }
-        thread::sleep(POLL);
+        Ok(Console { text: String::from_utf8_lossy(&fs::read(machine.log)?).into_owned(), time })
     }
 }
 
