@@ -15,7 +15,6 @@ use aya::programs::{ProgramError, ProgramFd, SchedClassifier};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use aya_log::EbpfLogger;
 use netpol_common::abi::{Config, Hook, map};
-use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
 use super::pins::{PinDir, PinError, PinLock, program_name};
 use super::sizing::{KeptSize, Sizing, SizingError};
@@ -197,7 +196,6 @@ pub fn open(options: &LoadOptions) -> Result<Datapath, LoadError> {
 /// # Errors
 /// If the object is not a BPF object of ours or the kernel refuses a map.
 pub fn load_object(object: &[u8], config: &Config, sizing: &Sizing, pins: Option<&PinDir>) -> Result<Ebpf, LoadError> {
-    lift_memory_limit();
     let config = Config { slots: sizing.slots, ..*config };
     let mut loader = EbpfLoader::new();
     loader.override_global(map::CONFIG, &config, true);
@@ -208,14 +206,6 @@ pub fn load_object(object: &[u8], config: &Config, sizing: &Sizing, pins: Option
         }
     }
     loader.load(object).map_err(|source| LoadError::Object { source })
-}
-
-/// Kernels before 5.11 count maps and programs against RLIMIT_MEMLOCK, whatever the capabilities; later ones do not look.
-fn lift_memory_limit() {
-    if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
-        // Without CAP_SYS_RESOURCE. If it matters here, the kernel refuses a map, and that error says what it needs.
-        tracing::debug!(%error, "cannot lift the limit on locked memory");
-    }
 }
 
 fn load_program(ebpf: &mut Ebpf, program: &'static str) -> Result<Program, LoadError> {

@@ -10,8 +10,6 @@ use anyhow::{Context, Result, bail};
 use super::Kernel;
 use crate::shell;
 
-/// Every line of kernels is here: the mirror serves old releases for years.
-const MIRROR: &str = "http://deb.debian.org/debian";
 const SUITES: [&str; 4] = ["bullseye", "bookworm", "trixie", "sid"];
 /// Debian's own; also in Ubuntu's package debian-archive-keyring.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -37,6 +35,18 @@ pub(super) struct Image {
     pub(super) modules: Vec<PathBuf>,
 }
 
+/// The Debian mirror that this machine's own apt is set up with: it serves old releases for years, so every line of
+/// kernels is there.
+fn mirror() -> Result<String> {
+    let output = Command::new("apt-get")
+        .args(["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"])
+        .output()
+        .context("cannot ask apt-get for this machine's mirror")?;
+    let listed = String::from_utf8_lossy(&output.stdout);
+    let debian = listed.lines().map(|uri| uri.trim_end_matches('/')).find(|uri| uri.ends_with("/debian"));
+    debian.map(str::to_owned).context("apt has no Debian archive among its sources; the kernels are Debian's: add one")
+}
+
 impl Packages {
     /// Fetches the lists, unless that was done in the last day.
     pub(super) fn update(directory: &Path) -> Result<Self> {
@@ -45,9 +55,10 @@ impl Packages {
             let path = packages.directory.join(path);
             fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
         }
+        let mirror = mirror()?;
         let sources: String = SUITES
             .iter()
-            .map(|suite| format!("deb [arch=amd64 signed-by={KEYRING}] {MIRROR} {suite} main\n"))
+            .map(|suite| format!("deb [arch=amd64 signed-by={KEYRING}] {mirror} {suite} main\n"))
             .collect();
         fs::write(packages.directory.join("sources.list"), sources)?;
         // Nothing is installed in the eyes of this apt.

@@ -29,7 +29,7 @@ pub(crate) struct Options {
     /// Which kernels; all of them if not given.
     #[arg(long = "kernel", value_enum, value_name = "KERNEL")]
     kernels: Vec<Kernel>,
-    /// Leave packages, initramfs and console logs in target/kernels.
+    /// Leave initramfs and console logs in target/kernels; the log of a failure stays anyway.
     #[arg(long)]
     keep: bool,
     /// Seconds that one kernel may take; emulation on a busy machine is slow.
