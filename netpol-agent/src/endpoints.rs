@@ -4,6 +4,9 @@
 //! interface should have. A slot stays with its interface; a freed one comes again only after all others had their turn,
 //! so that flows of a pod that is gone are not found by the next one.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! What the churn of the netns level is worth: whatever edit comes, the oracle allows what must pass and nothing else.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 

@@ -13,7 +13,12 @@ mod node;
 mod opening;
 mod revocation;
 
+use anyhow::{Context as _, Result};
+
 use super::Case;
+
+/// Environment variable with the names of the cases to play, separated by commas; without it all are played.
+pub const WANTED_VARIABLE: &str = "NETPOL_SCENES";
 
 /// A case named after its function.
 macro_rules! case {
@@ -38,4 +43,15 @@ pub fn all() -> Vec<Case> {
         node::CASES,
     ]
     .concat()
+}
+
+/// The cases to play, see [`WANTED_VARIABLE`].
+///
+/// # Errors
+/// There is no case of a name.
+pub fn wanted() -> Result<Vec<Case>> {
+    let all = all();
+    let Ok(names) = std::env::var(WANTED_VARIABLE) else { return Ok(all) };
+    let of = |name| all.iter().find(|case| case.name == name).copied().with_context(|| format!("no scene {name:?}"));
+    names.split(',').map(of).collect()
 }

@@ -260,15 +260,8 @@ mod tests {
 
     #[test]
     fn text_that_is_gone_or_not_alone_is_refused() {
-        let mutant = Mutant {
-            name: "m",
-            file: "f",
-            original: "a < b",
-            fault: "a > b",
-            suite: Suite::Common,
-            test: "t",
-            why: "",
-        };
+        let mutant =
+            Mutant { name: "m", file: "f", original: "a < b", fault: "a > b", suite: Suite::Agent, test: "t", why: "" };
         assert_eq!(mutant.applied_to("if a < b {").unwrap(), "if a > b {");
         assert!(mutant.applied_to("if a <= b {").unwrap_err().to_string().contains("stale"));
         assert!(mutant.applied_to("a < b || a < b").unwrap_err().to_string().contains("2 times"));

@@ -21,17 +21,29 @@ const SHOWN_LINES: usize = 40;
 /// Test programs that are built together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Suite {
-    /// Host tests of the decision.
-    Common,
     /// Unit and property tests of the agent.
     Agent,
     /// The conformance suites.
     Semantics,
+    /// Scenes of packets, judged on the host. Tests are scenes.
+    Decision,
     /// Random clusters and histories against the oracle.
     Property,
+    /// The same scenes in the kernel, held against the host.
+    Packet,
+    /// What the kernel does beside the scenes.
+    PacketWhole,
     /// The shop under the real agent.
     NetnsShop,
+    /// Traffic under the real agent while everything changes.
+    NetnsChurn,
 }
+
+/// The test that plays scenes on the host, and the one that plays them in the kernel.
+const SCENES: &str = "every_scene_plays_as_written";
+const SCENES_IN_KERNEL: &str = "every_scene_plays_alike_in_the_kernel";
+/// Which scenes they play.
+const SCENES_VARIABLE: &str = "NETPOL_SCENES";
 
 /// What building came to.
 pub(super) enum Build {
@@ -73,11 +85,14 @@ impl Results {
 impl fmt::Display for Suite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Self::Common => "pure, netpol-common:",
             Self::Agent => "pure, netpol-agent:",
             Self::Semantics => "pure, tests/semantics:",
+            Self::Decision => "pure, tests/decision, scene:",
             Self::Property => "property:",
+            Self::Packet => "packet, scene:",
+            Self::PacketWhole => "packet:",
             Self::NetnsShop => "netns, tests/netns_shop:",
+            Self::NetnsChurn => "netns, tests/netns_churn:",
         })
     }
 }
@@ -85,24 +100,29 @@ impl fmt::Display for Suite {
 impl Suite {
     /// True if root, the BPF toolchain and network namespaces are needed.
     pub(super) const fn needs_kernel(self) -> bool {
-        matches!(self, Self::NetnsShop)
+        matches!(self, Self::Packet | Self::PacketWhole | Self::NetnsShop | Self::NetnsChurn)
     }
 
     /// A test that must pass with any fault in: the kernel refuses a program for more reasons than the one intended.
     pub(super) const fn guard(self) -> Option<&'static str> {
         match self {
+            Self::Packet => Some("later_fragments_go_the_way_of_the_first"),
+            Self::PacketWhole => Some(SCENES_IN_KERNEL),
             Self::NetnsShop => Some("without_policies_the_agent_is_in_nobodys_way"),
-            Self::Common | Self::Agent | Self::Semantics | Self::Property => None,
+            // Its faults are none of programs.
+            Self::NetnsChurn | Self::Agent | Self::Semantics | Self::Decision | Self::Property => None,
         }
     }
 
     const fn arguments(self) -> &'static [&'static str] {
         match self {
-            Self::Common => &["-p", "netpol-common", "--all-features", "--tests"],
             Self::Agent => &["-p", "netpol-agent", "--lib"],
             Self::Semantics => &["-p", "netpol-tests", "--test", "semantics"],
+            Self::Decision => &["-p", "netpol-tests", "--test", "decision"],
             Self::Property => &["-p", "netpol-tests", "--test", "property"],
+            Self::Packet | Self::PacketWhole => &["-p", "netpol-tests", "--test", "packet"],
             Self::NetnsShop => &["-p", "netpol-tests", "--test", "netns_shop"],
+            Self::NetnsChurn => &["-p", "netpol-tests", "--test", "netns_churn"],
         }
     }
 
@@ -130,16 +150,34 @@ impl Suite {
         })
     }
 
+    /// The test whose parts are scenes, where it is these that count.
+    const fn player(self) -> Option<&'static str> {
+        match self {
+            Self::Decision => Some(SCENES),
+            Self::Packet => Some(SCENES_IN_KERNEL),
+            Self::Agent | Self::Semantics | Self::Property | Self::PacketWhole | Self::NetnsShop | Self::NetnsChurn => {
+                None
+            }
+        }
+    }
+
     /// Runs these tests and no others.
     pub(super) fn run(self, programs: &[Program], tests: &[&str]) -> Result<Results> {
         let mut results = Results { by_test: BTreeMap::new(), output: String::new() };
         for Program { executable, directory } in programs {
             let mut command = self.as_user(executable);
-            command.current_dir(directory).args(["--exact", "--test-threads", "2"]).args(tests);
+            command.current_dir(directory).args(["--exact", "--test-threads", "2"]);
+            match self.player() {
+                Some(player) => command.arg(player).env(SCENES_VARIABLE, tests.join(",")),
+                None => command.args(tests),
+            };
             // Random tests look at the same cases each time, and need not find the smallest that fails.
             command.env("PROPTEST_RNG_SEED", "1").env("PROPTEST_MAX_SHRINK_ITERS", "0");
             let output = limited(&mut command)?;
             results.by_test.extend(output.lines().filter_map(result));
+            if let Some(played) = self.player().and_then(|player| results.by_test.remove(player)) {
+                results.by_test.extend(tests.iter().map(|scene| ((*scene).to_owned(), played)));
+            }
             results.output.push_str(&end_of(&output));
         }
         Ok(results)

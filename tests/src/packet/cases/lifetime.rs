@@ -18,6 +18,7 @@ pub(super) const CASES: &[Case] = &[
     case!(packets_of_either_side_keep_a_flow_alive),
     case!(an_expired_entry_is_written_over_in_place),
     case!(a_revoked_flow_is_kept_as_long_as_a_live_one),
+    case!(a_flow_survives_the_wrap_of_the_clock, host_only("nobody moves the kernel's clock")),
 ];
 
 fn an_unanswered_syn_is_forgotten_after_two_minutes(play: &mut Play<'_>) -> Result<()> {
@@ -124,4 +125,15 @@ fn a_revoked_flow_is_kept_as_long_as_a_live_one(play: &mut Play<'_>) -> Result<(
     play.seconds_pass(190)?;
     // Ingress is free: after the timeout it is the peer who opens.
     play.gets(&talk.back(0), Reason::NotIsolated)
+}
+
+fn a_flow_survives_the_wrap_of_the_clock(play: &mut Play<'_>) -> Result<()> {
+    play.isolate(Isolation::Both);
+    play.host.now.set(u32::MAX - 5);
+    let talk = play.udp_out(play.cast.client, DNS);
+    play.sends(&talk.out(0), Reason::AllowedByPolicy)?;
+    play.host.now.set(5);
+    play.gets(&talk.back(0), Reason::Reply)?;
+    play.host.now.set(5 + 200 * play.host.config.hz);
+    play.gets(&talk.back(0), Reason::PolicyDenied)
 }

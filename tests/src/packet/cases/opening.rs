@@ -1,7 +1,7 @@
 //! What opens a flow, and what policy says to it: identities, ports, protocols, directions.
 
 use anyhow::{Result, ensure};
-use netpol_common::abi::{AllowValue, Config, Direction, FlowState, FlowWord, PortRule, Reason};
+use netpol_common::abi::{AllowValue, Config, Direction, FlowState, FlowWord, POLICY_DENY, PortRule, Reason};
 
 use super::case;
 use crate::frame::datagram::flag::{ACK, FIN_ACK, PSH_ACK, RST, SYN, SYN_ACK};
@@ -119,6 +119,8 @@ fn isolation_in_one_direction_leaves_the_other_free(play: &mut Play<'_>) -> Resu
 
 fn deny_all_denies_what_policies_would_allow(play: &mut Play<'_>) -> Result<()> {
     play.isolate(Isolation::DenyAll);
+    // No entry can be about this policy id.
+    play.allow(POLICY_DENY, Some(AllowValue { tcp: 1, udp: 1, sctp: 1, other: 1 }))?;
     for protocol in [1, 2, 6, 17, 47, 58, 132] {
         play.gets(&play.talk(play.cast.client, protocol, WEB, 50_000).back(SYN), Reason::PolicyDenied)?;
         play.sends(&play.talk(play.cast.client, protocol, 50_000, WEB).out(SYN), Reason::PolicyDenied)?;

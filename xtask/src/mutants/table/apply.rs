@@ -206,8 +206,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         file: DIFF,
         original: "before.revision().wrapping_add(1)",
         fault: "before.revision()",
-        suite: Suite::Agent,
-        test: HALF_A_CHANGE,
+        suite: Suite::Property,
+        test: "connections_follow_policy_through_any_history",
         why: "open connections never hear of a policy",
     },
     Mutant {

@@ -1,6 +1,10 @@
 //! The table of faults, by the part of the project that they are in.
 
 mod apply;
+mod decision;
+mod kernel;
+mod node;
+mod packet;
 mod policy;
 mod source;
 
@@ -9,5 +13,14 @@ use super::suite::Suite;
 
 /// Every fault.
 pub(super) fn all() -> impl Iterator<Item = Mutant> {
-    [policy::MUTANTS, source::MUTANTS, apply::MUTANTS].into_iter().flatten().copied()
+    let parts = [
+        policy::MUTANTS,
+        source::MUTANTS,
+        apply::MUTANTS,
+        node::MUTANTS,
+        decision::MUTANTS,
+        packet::MUTANTS,
+        kernel::MUTANTS,
+    ];
+    parts.into_iter().flatten().copied()
 }

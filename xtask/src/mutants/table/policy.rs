@@ -233,8 +233,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         file: PEERS,
         original: "met.retain(|id| other.is_some_and(|other| other.contains(id)));",
         fault: "met.extend(other.into_iter().flatten());",
-        suite: Suite::Agent,
-        test: "policy::tests::semantics::an_address_of_two_live_pods_may_only_what_both_may_and_is_said",
+        suite: Suite::Property,
+        test: "an_address_that_two_live_pods_claim_gets_what_both_have",
         why: "a pod gains another's access by claiming its address",
     },
     Mutant {
@@ -297,8 +297,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         original: "policies.insert(policy.key.clone(), rules.clone());",
         fault: "policies.insert(policy.key.clone(), rules.clone());
                 break;",
-        suite: Suite::Agent,
-        test: "policy::tests::semantics::policies_only_add",
+        suite: Suite::Semantics,
+        test: "the_compiler_and_the_hooks_agree_with_every_cell_of_every_suite",
         why: "of two policies that select a pod only one counts",
     },
 ];
