@@ -96,7 +96,7 @@ impl Packages {
             Kernel::Newest => None,
             Kernel::V5_10 | Kernel::V6_1 | Kernel::V6_12 => Some(kernel.name()),
         };
-        newest(&shown, line).with_context(|| format!("{MIRROR} has no kernel {}", kernel.name()))
+        newest(&shown, line).with_context(|| format!("the Debian archive has no kernel {}", kernel.name()))
     }
 
     fn unpack(&self, package: &str, directory: &Path, unpacked: &Path) -> Result<()> {
