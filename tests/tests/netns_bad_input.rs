@@ -3,6 +3,8 @@
 //! Every case is put twice: as a file of its own, and over a policy that is in force. The table of who reaches whom is
 //! measured on real packets after each, and must be the one from before.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 use netpol_tests::agent::{Agent, Options, Settled};
 use netpol_tests::level::has_agent;
 use netpol_tests::shop::{Shop, case};

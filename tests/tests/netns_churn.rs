@@ -76,7 +76,7 @@ struct Judged {
 fn judged(agent: &Agent) -> Judged {
     let mut judged = Judged::default();
     for counter in agent.counters().unwrap() {
-        let reason = Reason::ALL.into_iter().find(|reason| reason.name() == counter.reason).unwrap();
+        let reason = Reason::ALL.iter().find(|reason| reason.name() == counter.reason).unwrap();
         match (reason.is_drop(), reason.is_quiet()) {
             (true, false) => judged.dropped += counter.packets,
             (true, true) => {}
