@@ -35,8 +35,7 @@ fn to_pod(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn run(ctx: &TcContext, hook: Hook) -> i32 {
     let skb = SkBuff::new(ctx);
-    // Copied: the array's value may be written to while the packet is judged.
-    let endpoint = tables::endpoint(skb.ifindex()).unwrap_or_default();
+    let endpoint = tables::endpoint(skb.ifindex());
     let policy = tables::policy_word(endpoint.slot);
     let verdict = judge(&skb, hook, &endpoint, policy);
     if hook as u8 == Hook::FromPod as u8 && !verdict.is_drop() {
