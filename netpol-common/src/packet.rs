@@ -173,7 +173,10 @@ pub enum Part {
     Later(u16),
 }
 
-/// IP and transport header as far as the decision needs them.
+/// IP and transport header as far as the decision needs them, and how far it has come.
+///
+/// `repr(C)`, with fields of one byte in an order that keeps equal ones apart: see [`Header::renew`].
+#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Header<A> {
     /// Source address.
@@ -194,29 +197,80 @@ pub struct Header<A> {
     pub source_port: u16,
     /// Destination port; ICMP echo reply: its identifier; else 0.
     pub destination_port: u16,
+    /// Whole packet or which fragment.
+    pub part: Part,
     /// Transport protocol (behind extension headers).
     pub protocol: u8,
+    /// The frame carries the pod's own MAC address (it was not flooded).
+    pub for_pod: bool,
     /// Protocol number that all fragments of the datagram carry. IPv6: what follows the fragment header, which may be a
     /// further extension header.
     pub fragment_protocol: u8,
-    /// Hop limit or time to live.
-    pub hop_limit: u8,
-    /// TCP flags, low byte.
-    pub tcp_flags: u8,
-    /// ICMP type.
-    pub icmp_type: u8,
-    /// ICMP code.
-    pub icmp_code: u8,
-    /// Whole packet or which fragment.
-    pub part: Part,
-    /// The frame carries the pod's own MAC address (it was not flooded).
-    pub for_pod: bool,
-    /// What the stages so far come to.
-    pub reason: Reason,
     /// The node's own stack sent it, from one of its own addresses.
     pub from_own_node: bool,
+    /// Hop limit or time to live.
+    pub hop_limit: u8,
     /// IPv4 source route option, or IPv6 routing header with segments left.
     pub source_routed: bool,
+    /// TCP flags, low byte.
+    pub tcp_flags: u8,
+    /// What the stages so far come to.
+    pub reason: Reason,
+    /// ICMP type.
+    pub icmp_type: u8,
+    /// False; keeps its neighbours apart.
+    pub apart: bool,
+    /// ICMP code.
+    pub icmp_code: u8,
+}
+
+/// What an ICMP error quotes, as far as it names a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quoted<A> {
+    /// Source address.
+    pub source: A,
+    /// Destination address.
+    pub destination: A,
+    /// As in [`Header`].
+    pub source_port: u16,
+    /// As in [`Header`].
+    pub destination_port: u16,
+    /// Transport protocol.
+    pub protocol: u8,
+}
+
+impl<A: Address> Header<A> {
+    /// Forgets the packet before.
+    #[inline(always)]
+    pub(crate) fn renew(&mut self) -> &mut Self {
+        // A zero that the compiler does not know for one: it would have it all set by `memset`, which on the BPF target is a
+        // loop over bytes.
+        let zero = core::hint::black_box(0_u32);
+        self.source = A::repeated(zero);
+        self.destination = A::repeated(zero);
+        self.fragment_id = zero;
+        self.judged_identity = zero;
+        let half = low_half(zero);
+        self.judged_policy = half;
+        self.cursor = half;
+        self.l4 = half;
+        self.source_port = half;
+        self.destination_port = half;
+        self.part = Part::Whole;
+        let byte = low_byte(zero);
+        self.protocol = byte;
+        self.for_pod = false;
+        self.fragment_protocol = byte;
+        self.from_own_node = false;
+        self.hop_limit = byte;
+        self.source_routed = false;
+        self.tcp_flags = byte;
+        self.reason = Reason::default();
+        self.icmp_type = byte;
+        self.apart = false;
+        self.icmp_code = byte;
+        self
+    }
 }
 
 /// Room for the headers of both families, outside the stack of a program: the verifier does not follow values through map
@@ -262,9 +316,13 @@ pub trait Address: Copy + Eq + Default + core::fmt::Debug {
     fn parse<P: PacketBytes + ?Sized>(packet: &P, header: &mut Header<Self>) -> Result<(), Reason>;
     /// Parses the packet quoted in an ICMP error at `offset`: addresses, protocol and ports only, no options or
     /// extension headers. None if it is not whole enough.
-    fn parse_quoted<P: PacketBytes + ?Sized>(packet: &P, offset: usize) -> Option<Header<Self>>;
+    fn parse_quoted<P: PacketBytes + ?Sized>(packet: &P, offset: usize) -> Option<Quoted<Self>>;
     /// The address of this family that the endpoint has.
     fn of_endpoint(endpoint: &Endpoint) -> Option<Self>;
+    /// A copy, word by word: one of the whole is a call of `memcpy`, which on the BPF target is a loop over bytes.
+    fn by_words(&self) -> Self;
+    /// The address made of this word alone.
+    fn repeated(word: u32) -> Self;
     /// True for a group (IPv4: limited broadcast too).
     fn is_group(self) -> bool;
     /// True for the limited broadcast; IPv6 has none.
@@ -318,20 +376,21 @@ fn parse_transport<A: Address, P: PacketBytes + ?Sized>(packet: &P, header: &mut
     Ok(())
 }
 
-/// Ports (or echo identifier) of a quoted packet: RFC 792 promises only its first eight bytes.
+/// Ports (or echo identifier) of a quoted packet, source first: RFC 792 promises only its first eight bytes.
 #[inline(always)]
-fn parse_quoted_transport<A: Address, P: PacketBytes + ?Sized>(packet: &P, header: &mut Header<A>) -> Option<()> {
-    let words = packet.load::<[u32; 2]>(usize::from(header.l4))?;
-    if matches!(header.protocol, protocol::TCP | protocol::UDP | protocol::SCTP) {
-        set_ports(header, words[0]);
-    } else if header.protocol == A::ICMP {
-        match A::icmp(low_byte(u32::from_be(words[0]) >> 24)) {
-            Icmp::EchoRequest => header.source_port = high_half(words[1]),
-            Icmp::EchoReply => header.destination_port = high_half(words[1]),
-            Icmp::Error | Icmp::Neighbour | Icmp::Router | Icmp::Listener | Icmp::Other => return None,
-        }
+fn parse_quoted_ports<A: Address, P: PacketBytes + ?Sized>(packet: &P, protocol: u8, l4: usize) -> Option<(u16, u16)> {
+    let words = packet.load::<[u32; 2]>(l4)?;
+    if matches!(protocol, protocol::TCP | protocol::UDP | protocol::SCTP) {
+        return Some((high_half(words[0]), low_half(words[0])));
     }
-    Some(())
+    if protocol != A::ICMP {
+        return Some((0, 0));
+    }
+    match A::icmp(low_byte(u32::from_be(words[0]) >> 24)) {
+        Icmp::EchoRequest => Some((high_half(words[1]), 0)),
+        Icmp::EchoReply => Some((0, high_half(words[1]))),
+        Icmp::Error | Icmp::Neighbour | Icmp::Router | Icmp::Listener | Icmp::Other => None,
+    }
 }
 
 #[inline(always)]

@@ -43,7 +43,7 @@ fn run(ctx: &TcContext, hook: Hook) -> i32 {
     let Room { endpoint, frame, headers } = room;
     *frame = Frame { from_host_stack: skb.ingress_ifindex() == 0, mark: skb.mark(), vlan_tagged: skb.is_vlan_tagged() };
     let frame = &*core::hint::black_box(frame);
-    *endpoint = tables::endpoint(skb.ifindex()).unwrap_or_default();
+    *endpoint = tables::endpoint(skb.ifindex());
     let endpoint = &*core::hint::black_box(endpoint);
     let policy = tables::policy_word(endpoint.slot);
     let subject = Subject { endpoint, policy };

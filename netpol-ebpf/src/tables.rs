@@ -6,7 +6,7 @@ use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{HashMap, LruHashMap};
 use netpol_common::abi::{
-    AllowKey, AllowValue, Endpoint, Flow, FlowKey, FlowWord, Fragment, FragmentKey, IDENTITY_NONE, POLICY_DENY,
+    AllowKey, AllowValue, Endpoint, Flow, FlowKey, FlowWord, Fragment, FragmentKey, IDENTITY_NONE, Mac, POLICY_DENY,
     PolicyWord, SLOT_NONE, V4, V6, capacity,
 };
 use netpol_common::classify::{Found, Frame, Report, Shared, Tables};
@@ -24,14 +24,33 @@ pub(crate) struct MapTables<'a> {
     pub(crate) slot: u16,
 }
 
-/// The endpoint of an interface.
+/// The endpoint of an interface; the zero value if nobody registered it. A copy, as it may be written to while the packet is
+/// judged.
 #[inline(always)]
-pub(crate) fn endpoint(ifindex: u32) -> Option<Endpoint> {
-    if ifindex < capacity::NEAR_IFINDEXES {
-        return maps::ENDPOINTS.get(ifindex).copied();
+pub(crate) fn endpoint(ifindex: u32) -> Endpoint {
+    let found = if ifindex < capacity::NEAR_IFINDEXES {
+        maps::ENDPOINTS.get_ptr(ifindex)
+    } else {
+        maps::ENDPOINTS_FAR.get_ptr(ifindex)
+    };
+    let Some(at) = found else {
+        return Endpoint::default();
+    };
+    // Field by field: a copy of the whole is a call of `memcpy`, which on the BPF target is a loop over bytes.
+    // SAFETY: a map value, which stays valid until the program ends; each read is aligned and of plain integers.
+    unsafe {
+        let [a, b, c] = [0, 1, 2].map(|half| core::ptr::read_volatile((&raw const (*at).mac).cast::<u16>().add(half)));
+        let [w, x, y, z] =
+            [0, 1, 2, 3].map(|word| core::ptr::read_volatile((&raw const (*at).ipv6).cast::<u32>().add(word)));
+        Endpoint {
+            slot: core::ptr::read_volatile(&raw const (*at).slot),
+            flags: core::ptr::read_volatile(&raw const (*at).flags),
+            mac: Mac([a, b, c]),
+            pad: 0,
+            ipv4: core::ptr::read_volatile(&raw const (*at).ipv4),
+            ipv6: V6([w, x, y, z]),
+        }
     }
-    // SAFETY: the value is copied at once; an element that is replaced meanwhile is not freed before the program ends.
-    unsafe { maps::ENDPOINTS_FAR.get(ifindex).copied() }
 }
 
 /// The policy ids and revision of a slot, read once. A slot that the table lacks is denied everything.

@@ -37,7 +37,7 @@ fn node() -> Node {
 
 /// The place of a party, and its address in one family.
 fn place(node: &Node, party: &str, ipv6: bool) -> (String, IpAddr) {
-    let of = |addresses: [IpAddr; 2]| addresses[usize::from(ipv6)];
+    let of = |[v4, v6]: [IpAddr; 2]| if ipv6 { v6 } else { v4 };
     match party {
         STRANGER => (OUTSIDE.to_owned(), of(STRANGER_ADDRESSES)),
         OUTSIDE => (OUTSIDE.to_owned(), of(OUTSIDE_ADDRESSES)),

@@ -6,7 +6,7 @@ use crate::abi::{
     POLICY_DENY, POLICY_NOT_ISOLATED, PortRule, Reason,
 };
 use crate::flow::{self, Setting};
-use crate::packet::{Address, Header, Icmp, PacketBytes, Part, protocol, tcp_flag};
+use crate::packet::{Address, Header, Icmp, PacketBytes, Part, Quoted, protocol, tcp_flag};
 
 /// A packet that may open a flow.
 struct Attempt<'a, A, H> {
@@ -253,23 +253,35 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
 
     /// An ICMP error passes if the packet it quotes belongs to a live flow of this pod and it goes to that packet's
     /// source (or comes from its destination's side): no error is a licence of its own.
-    #[inline(never)]
+    #[inline(always)]
     pub(super) fn is_related_error<A: Address>(&self, header: &mut Header<A>, direction: Direction) -> bool
     where
         T: Tables<A>,
     {
+        let is_error = header.protocol == A::ICMP && A::icmp(header.icmp_type) == Icmp::Error;
+        is_error && header.part == Part::Whole && self.quotes_live_flow(header, direction)
+    }
+
+    #[inline(never)]
+    fn quotes_live_flow<A: Address>(&self, header: &mut Header<A>, direction: Direction) -> bool
+    where
+        T: Tables<A>,
+    {
         let this = whole(self);
-        if header.protocol != A::ICMP || A::icmp(header.icmp_type) != Icmp::Error || header.part != Part::Whole {
-            return false;
-        }
         let Some(quoted) = A::parse_quoted(this.packet, usize::from(header.l4) + 8) else {
             return false;
         };
         if quoted.source != header.destination {
             return false;
         }
-        // The quoted packet went the other way.
-        let key = flow_key(&quoted, direction.reverse(), this.subject.endpoint.slot);
+        // The quoted packet went the other way: an error that the pod gets is about a packet of its own.
+        let Quoted { source, destination, source_port, destination_port, protocol } = quoted;
+        let (pod, peer, pod_port, peer_port) = match direction {
+            Direction::Ingress => (source, destination, source_port, destination_port),
+            Direction::Egress => (destination, source, destination_port, source_port),
+        };
+        let (kind, slot) = (FlowKind::Direct as u8, this.subject.endpoint.slot);
+        let key = FlowKey { pod, peer, pod_port, peer_port, protocol, kind, slot };
         if A::of_endpoint(this.subject.endpoint) != Some(key.pod) {
             return false;
         }
@@ -304,9 +316,10 @@ fn is_allowed<T: Shared>(tables: &T, policy: u16, identity: u32, protocol: u8, p
 /// The flow as the pod sees it.
 #[inline(always)]
 fn flow_key<A: Address>(header: &Header<A>, direction: Direction, slot: u16) -> FlowKey<A> {
+    let (source, destination) = (header.source.by_words(), header.destination.by_words());
     let (pod, peer, pod_port, peer_port) = match direction {
-        Direction::Egress => (header.source, header.destination, header.source_port, header.destination_port),
-        Direction::Ingress => (header.destination, header.source, header.destination_port, header.source_port),
+        Direction::Egress => (source, destination, header.source_port, header.destination_port),
+        Direction::Ingress => (destination, source, header.destination_port, header.source_port),
     };
     FlowKey { pod, peer, pod_port, peer_port, protocol: header.protocol, kind: FlowKind::Direct as u8, slot }
 }

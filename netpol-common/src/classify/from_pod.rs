@@ -27,14 +27,12 @@ pub fn from_pod<P: PacketBytes + ?Sized, T: AllTables>(
     }
     match ethernet.ether_type {
         ether_type::IPV4 => {
-            let header = &mut workspace.v4;
-            *header = Header::default();
+            let header = workspace.v4.renew();
             let result = stage.ip_from_pod(&ethernet, header);
             stage.conclude(result, header, Direction::Egress)
         }
         ether_type::IPV6 => {
-            let header = &mut workspace.v6;
-            *header = Header::default();
+            let header = workspace.v6.renew();
             let result = stage.ip_from_pod(&ethernet, header);
             stage.conclude(result, header, Direction::Egress)
         }

@@ -30,14 +30,14 @@ pub fn to_pod<P: PacketBytes + ?Sized, T: AllTables>(
     }
     match ethernet.ether_type {
         ether_type::IPV4 => {
-            let header = &mut workspace.v4;
-            *header = Header { for_pod, ..Header::default() };
+            let header = workspace.v4.renew();
+            header.for_pod = for_pod;
             let result = stage.ip_to_pod(header);
             stage.conclude(result, header, Direction::Ingress)
         }
         ether_type::IPV6 => {
-            let header = &mut workspace.v6;
-            *header = Header { for_pod, ..Header::default() };
+            let header = workspace.v6.renew();
+            header.for_pod = for_pod;
             let result = stage.ip_to_pod(header);
             stage.conclude(result, header, Direction::Ingress)
         }

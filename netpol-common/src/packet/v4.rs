@@ -1,8 +1,8 @@
 //! IPv4: header length, total length, options, fragments.
 
 use super::{
-    Address, Header, Icmp, L2_LEN, PacketBytes, datagram_len, low_byte, low_half, parse_transport, part, protocol,
-    settle,
+    Address, Header, Icmp, L2_LEN, PacketBytes, Quoted, datagram_len, low_byte, low_half, parse_transport, part,
+    protocol, settle,
 };
 use crate::abi::{Endpoint, EndpointFlags, Mac, Reason, V4};
 
@@ -53,26 +53,30 @@ impl Address for V4 {
     }
 
     #[inline(always)]
-    fn parse_quoted<P: PacketBytes + ?Sized>(packet: &P, offset: usize) -> Option<Header<Self>> {
+    fn parse_quoted<P: PacketBytes + ?Sized>(packet: &P, offset: usize) -> Option<Quoted<Self>> {
         let [first, fragment, ttl, source, destination] = packet.load::<[u32; 5]>(offset)?;
         // verifier: options would make the offset of the ports variable; an error about such a packet is not related.
         if u32::from_be(first) >> 24 != 0x45 || low_half(fragment) & 0x1fff != 0 {
             return None;
         }
-        let mut header = Header {
-            source: Self(source),
-            destination: Self(destination),
-            protocol: low_byte(u32::from_be(ttl) >> 16),
-            l4: low_u16(offset + 20),
-            ..Header::default()
-        };
-        super::parse_quoted_transport(packet, &mut header)?;
-        Some(header)
+        let protocol = low_byte(u32::from_be(ttl) >> 16);
+        let (source_port, destination_port) = super::parse_quoted_ports::<Self, P>(packet, protocol, offset + 20)?;
+        Some(Quoted { source: Self(source), destination: Self(destination), source_port, destination_port, protocol })
     }
 
     #[inline(always)]
     fn of_endpoint(endpoint: &Endpoint) -> Option<Self> {
         endpoint.has(EndpointFlags::HAS_V4).then_some(endpoint.ipv4)
+    }
+
+    #[inline(always)]
+    fn by_words(&self) -> Self {
+        *self
+    }
+
+    #[inline(always)]
+    fn repeated(word: u32) -> Self {
+        Self(word)
     }
 
     #[inline(always)]

@@ -2,8 +2,8 @@
 
 use super::v4::low_u16;
 use super::{
-    Address, Header, Icmp, L2_LEN, MAX_EXTENSION_HEADERS, PacketBytes, datagram_len, high_half, low_byte, low_half,
-    parse_transport, part, protocol, settle,
+    Address, Header, Icmp, L2_LEN, MAX_EXTENSION_HEADERS, PacketBytes, Quoted, datagram_len, high_half, low_byte,
+    low_half, parse_transport, part, protocol, settle,
 };
 use crate::abi::{Endpoint, EndpointFlags, Mac, Reason, V6};
 
@@ -41,25 +41,31 @@ impl Address for V6 {
     }
 
     #[inline(always)]
-    fn parse_quoted<P: PacketBytes + ?Sized>(packet: &P, offset: usize) -> Option<Header<Self>> {
+    fn parse_quoted<P: PacketBytes + ?Sized>(packet: &P, offset: usize) -> Option<Quoted<Self>> {
         let [first, lengths, s0, s1, s2, s3, d0, d1, d2, d3] = packet.load::<[u32; 10]>(offset)?;
         if u32::from_be(first) >> 28 != 6 {
             return None;
         }
-        let mut header = Header {
-            source: Self([s0, s1, s2, s3]),
-            destination: Self([d0, d1, d2, d3]),
-            protocol: low_byte(u32::from_be(lengths) >> 8),
-            l4: low_u16(offset + 40),
-            ..Header::default()
-        };
-        super::parse_quoted_transport(packet, &mut header)?;
-        Some(header)
+        let protocol = low_byte(u32::from_be(lengths) >> 8);
+        let (source_port, destination_port) = super::parse_quoted_ports::<Self, P>(packet, protocol, offset + 40)?;
+        let (source, destination) = (Self([s0, s1, s2, s3]), Self([d0, d1, d2, d3]));
+        Some(Quoted { source, destination, source_port, destination_port, protocol })
     }
 
     #[inline(always)]
     fn of_endpoint(endpoint: &Endpoint) -> Option<Self> {
         endpoint.has(EndpointFlags::HAS_V6).then_some(endpoint.ipv6)
+    }
+
+    #[inline(always)]
+    fn by_words(&self) -> Self {
+        let [a, b, c, d] = &self.0;
+        Self([*a, *b, *c, *d])
+    }
+
+    #[inline(always)]
+    fn repeated(word: u32) -> Self {
+        Self([word; 4])
     }
 
     #[inline(always)]
