@@ -109,13 +109,7 @@ fn restarted(agent: Agent, node: &Node) -> Agent {
     start_agent(node)
 }
 
-#[test]
-fn allowed_traffic_loses_nothing_and_denied_traffic_gains_nothing_while_labels_and_policies_change() {
-    if !has_agent() {
-        return;
-    }
-    let node = node();
-    let tally = Arc::new(Tally::default());
+fn serve_everywhere(node: &Node, tally: &Arc<Tally>) {
     let ports = [
         (Transport::Tcp, TCP_PORT),
         (Transport::Udp, UDP_PORT),
@@ -124,8 +118,18 @@ fn allowed_traffic_loses_nothing_and_denied_traffic_gains_nothing_while_labels_a
         (Transport::Udp, CLOSED_PORT),
     ];
     for server in ["a/server", "b/server", OUTSIDE] {
-        serve(&node, server, &ports, &tally).unwrap();
+        serve(node, server, &ports, tally).unwrap();
     }
+}
+
+#[test]
+fn allowed_traffic_loses_nothing_and_denied_traffic_gains_nothing_while_labels_and_policies_change() {
+    if !has_agent() {
+        return;
+    }
+    let node = node();
+    let tally = Arc::new(Tally::default());
+    serve_everywhere(&node, &tally);
     let seed = std::env::var("NETPOL_SEED").map_or(1, |seed| seed.parse().unwrap());
     let mut churn = Churn::new(seed);
     for edit in churn.beginning() {
