@@ -131,8 +131,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "near-miss-in-the-port",
         file: DECIDE,
-        original: "FlowKey { pod, peer, pod_port, peer_port, protocol",
-        fault: "FlowKey { pod, peer, pod_port, peer_port: peer_port & !1, protocol",
+        original: "FlowKey { pod, peer, pod_port, peer_port, protocol:",
+        fault: "FlowKey { pod, peer, pod_port, peer_port: peer_port & !1, protocol:",
         suite: Suite::Decision,
         test: "a_near_miss_is_no_reply",
         why: "a reply from another port than was asked gets in",
@@ -140,8 +140,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "pod-port-left-out-of-the-key",
         file: DECIDE,
-        original: "FlowKey { pod, peer, pod_port, peer_port, protocol",
-        fault: "FlowKey { pod, peer, pod_port: pod_port & 0, peer_port, protocol",
+        original: "FlowKey { pod, peer, pod_port, peer_port, protocol:",
+        fault: "FlowKey { pod, peer, pod_port: pod_port & 0, peer_port, protocol:",
         suite: Suite::Decision,
         test: "a_near_miss_is_no_reply",
         why: "one question to a server opens all ports of the pod to it",
