@@ -2,7 +2,7 @@
 //!
 //! - [`cast`]: who takes part, with which addresses, and what the tables say of them.
 //! - [`play`]: one scene: the pod sends, the pod gets, policy changes, time passes; each packet has its expected reason.
-//! - [`cases`]: the scenes.
+//! - [`cases`]: the scenes. [`mutate`]: random ones, of frames that are almost valid.
 //! - [`kernel`]: the loaded object behind the same few operations; [`privilege`]: whether it can be loaded here at all.
 //! - [`cost`]: what the programs cost: verified instructions, sizes, nanoseconds.
 //!
@@ -13,6 +13,7 @@ pub mod cases;
 pub mod cast;
 pub mod cost;
 pub mod kernel;
+pub mod mutate;
 pub mod play;
 pub mod privilege;
 

@@ -1,16 +1,21 @@
 //! The same packets through the BPF programs and through the decision on the host. Needs root and the built object:
 //! `cargo xtask test packet`.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use netpol_agent::datapath::loader::default_config;
-use netpol_common::abi::{Endpoint, Hook};
+use netpol_common::abi::{Config, Endpoint, Hook};
 use netpol_common::classify::Frame;
 use netpol_tests::frame::datagram::{Datagram, Transport, flag};
-use netpol_tests::packet::cases;
+use netpol_tests::packet::cases::wanted;
 use netpol_tests::packet::cast::{self, Cast, Family, Isolation};
 use netpol_tests::packet::kernel::Kernel;
+use netpol_tests::packet::mutate::steps;
+use netpol_tests::packet::play::Play;
 use netpol_tests::packet::privilege::object_or_skip;
+use netpol_tests::property::{cases, runner};
+use proptest::test_runner::TestCaseError;
 
 #[test]
 fn every_scene_plays_alike_in_the_kernel() {
@@ -18,7 +23,7 @@ fn every_scene_plays_alike_in_the_kernel() {
     let defaults = default_config().unwrap();
     let mut kernels: BTreeMap<u32, Kernel> = BTreeMap::new();
     let (mut failed, mut played, mut left_out) = (Vec::new(), 0, BTreeMap::new());
-    for case in cases::wanted().unwrap() {
+    for case in wanted().unwrap() {
         if let Some(why) = case.host_only {
             left_out.insert(case.name, why);
             continue;
@@ -56,5 +61,28 @@ fn a_slot_that_the_policy_table_lacks_is_denied_everything() {
         assert_eq!(kernel.run(Hook::FromPod, &sent, &plain).unwrap().passed(), passes);
         let got = syn(cast.client, cast.pod).frame(cast::BRIDGE_MAC, cast::POD_MAC).unwrap();
         assert_eq!(kernel.run(Hook::ToPod, &got, &plain).unwrap().passed(), passes);
+    }
+}
+
+/// Almost valid frames, policy changes and time between them: whatever the host makes of it, the programs make of it.
+#[test]
+fn random_scenes_play_alike_in_the_kernel() {
+    let Some(object) = object_or_skip().unwrap() else { return };
+    let defaults = default_config().unwrap();
+    for (flags, share) in [(0, 4), (Config::STRICT_TCP | Config::ENFORCE_OWN_NODE, 1), (Config::ANY_SOURCE, 1)] {
+        let config = Config { flags, event_interval: 0, events_per_second: u32::MAX, ..defaults };
+        let kernel = RefCell::new(Kernel::load(&object, config).unwrap());
+        for family in Family::BOTH {
+            runner(cases(60) * share / 4)
+                .run(&steps(family, 40), |steps| {
+                    let mut kernel = kernel.borrow_mut();
+                    let mut play = Play::new(family, config, Some(&mut kernel)).unwrap();
+                    for step in steps {
+                        step.run(&mut play).map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
+                    }
+                    Ok(())
+                })
+                .unwrap();
+        }
     }
 }

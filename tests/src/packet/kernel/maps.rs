@@ -102,7 +102,8 @@ impl Maps {
     pub(super) fn set_allow(&mut self, key: AllowKey, value: Option<AllowValue>) -> Result<()> {
         match value {
             Some(value) => self.allow.insert(key, value, 0)?,
-            None => self.allow.remove(&key)?,
+            None if self.allow.get(&key, 0).is_ok() => self.allow.remove(&key)?,
+            None => {}
         }
         Ok(())
     }
