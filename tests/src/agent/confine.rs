@@ -15,7 +15,8 @@ use crate::netns::Namespace;
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
-const KEPT: [u32; 3] = [CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF];
+/// Numbers of the capabilities that are kept.
+pub const KEPT: [u32; 3] = [CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF];
 
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 
@@ -42,15 +43,18 @@ pub(super) fn expected_status() -> [(&'static str, String); 5] {
     [("CapInh", none.clone()), ("CapPrm", kept.clone()), ("CapEff", kept.clone()), ("CapBnd", kept), ("CapAmb", none)]
 }
 
-/// Has the command run in the namespace, with the kept capabilities alone, in a process group of its own (Ctrl-C is
+/// Has the command run with the kept capabilities alone, in this namespace if one is given, in a process group of its own (Ctrl-C is
 /// for the harness to judge), and end with the thread that started it.
-pub(super) fn confine(command: &mut Command, namespace: &Namespace) -> Result<()> {
+///
+/// # Errors
+/// The kernel does not say which capabilities there are.
+pub fn confine(command: &mut Command, namespace: Option<&Namespace>) -> Result<()> {
     let last: u32 = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")
         .context("cannot read which capabilities there are")?
         .trim_end()
         .parse()
         .context("the number of the last capability")?;
-    let namespace = namespace.fd().as_raw_fd();
+    let namespace = namespace.map(|namespace| namespace.fd().as_raw_fd());
     let enter = move || Ok(become_agent(namespace, last)?);
     command.process_group(0);
     // SAFETY: between fork and exec only system calls are made, without locks or allocation: see `become_agent`.
@@ -62,11 +66,13 @@ pub(super) fn confine(command: &mut Command, namespace: &Namespace) -> Result<()
 }
 
 /// System calls only: this runs in a forked child of a process with threads.
-fn become_agent(namespace: i32, last_capability: u32) -> Result<(), Errno> {
+fn become_agent(namespace: Option<i32>, last_capability: u32) -> Result<(), Errno> {
     // SAFETY: plain system calls; the structures passed to capset outlive the call and are as the kernel declares them.
     #[expect(unsafe_code, reason = "no safe wrapper drops capabilities")]
     unsafe {
-        Errno::result(libc::setns(namespace, libc::CLONE_NEWNET))?;
+        if let Some(namespace) = namespace {
+            Errno::result(libc::setns(namespace, libc::CLONE_NEWNET))?;
+        }
         Errno::result(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
         Errno::result(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
         Errno::result(libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))?;

@@ -5,7 +5,7 @@
 //! [`Agent::sync`], which returns when they are enforced. The agent dies with the *thread* that started it, so that nothing
 //! outlives a killed test. Must not know what policies mean.
 
-mod confine;
+pub mod confine;
 mod lines;
 
 use std::io::{BufRead, BufReader, Write};
@@ -135,7 +135,7 @@ impl Agent {
         command.arg("--output").arg(if options.output == Output::Json { "json" } else { "text" });
         command.args(&options.arguments).envs(options.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        confine::confine(&mut command, node.namespace(crate::node::NODE)?)?;
+        confine::confine(&mut command, Some(node.namespace(crate::node::NODE)?))?;
         let mut child = command.spawn().with_context(|| format!("cannot run {}", binary.display()))?;
         let stdout = Lines::read(child.stdout.take().context("the agent's output is a pipe")?);
         let stderr = Lines::read(child.stderr.take().context("the agent's errors are a pipe")?);

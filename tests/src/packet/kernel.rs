@@ -178,7 +178,15 @@ impl Kernel {
     /// # Errors
     /// The kernel refuses it.
     pub fn set_subject(&mut self, endpoint: Endpoint, policy: PolicyWord) -> Result<()> {
-        self.maps.set_subject(LOOPBACK, endpoint, policy)
+        self.set_subject_at(LOOPBACK, endpoint, policy)
+    }
+
+    /// The same for another interface.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn set_subject_at(&mut self, ifindex: u32, endpoint: Endpoint, policy: PolicyWord) -> Result<()> {
+        self.maps.set_subject(ifindex, endpoint, policy)
     }
 
     /// Events that came since the last call.
@@ -206,12 +214,21 @@ impl Kernel {
     /// # Errors
     /// The kernel refuses to.
     pub fn run_as(&self, hook: Hook, bytes: &[u8], context: &Context) -> Result<Outcome> {
+        self.run_often(hook, bytes, context, 1)
+    }
+
+    /// Sends a frame through a hook so many times; the outcome is the last one's.
+    ///
+    /// # Errors
+    /// The kernel refuses to.
+    pub fn run_often(&self, hook: Hook, bytes: &[u8], context: &Context, repeat: u32) -> Result<Outcome> {
         let (mut out, mut context_out) = (vec![0; bytes.len() + 64], [0; Context::SIZE]);
         let result = self.program(hook)?.test_run(TestRunOptions {
             data_in: Some(bytes),
             data_out: Some(&mut out),
             ctx_in: Some(&context.0),
             ctx_out: Some(&mut context_out),
+            repeat,
             ..TestRunOptions::default()
         })?;
         out.truncate(usize::try_from(result.data_size_out)?);
@@ -344,6 +361,7 @@ impl Context {
     const SIZE: usize = 192;
     const MARK: usize = 8;
     const INGRESS_IFINDEX: usize = 36;
+    const IFINDEX: usize = 40;
     const GSO_SEGMENTS: usize = 164;
 
     /// As `frame` says.
@@ -359,6 +377,13 @@ impl Context {
     #[must_use]
     pub const fn bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// The same at another interface, which must exist in this network namespace.
+    #[must_use]
+    pub fn at(mut self, ifindex: u32) -> Self {
+        self.set(Self::IFINDEX, ifindex);
+        self
     }
 
     /// The same as a GSO packet of so many segments.

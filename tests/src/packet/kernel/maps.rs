@@ -34,6 +34,7 @@ where
 /// The maps.
 pub(super) struct Maps {
     endpoints: Array<MapData, Endpoint>,
+    far_endpoints: HashMap<MapData, u32, Endpoint>,
     policy_words: Array<MapData, PolicyWord>,
     allow: HashMap<MapData, AllowKey, AllowValue>,
     port_sets: Array<MapData, [u8; PORT_SET_BYTES]>,
@@ -50,6 +51,7 @@ impl Maps {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self> {
         Ok(Self {
             endpoints: take(ebpf, map::ENDPOINTS)?,
+            far_endpoints: take(ebpf, map::ENDPOINTS_FAR)?,
             policy_words: take(ebpf, map::POLICY_WORDS)?,
             allow: take(ebpf, map::ALLOW)?,
             port_sets: take(ebpf, map::PORT_SETS)?,
@@ -91,7 +93,11 @@ impl Maps {
     }
 
     pub(super) fn set_subject(&mut self, ifindex: u32, endpoint: Endpoint, policy: PolicyWord) -> Result<()> {
-        self.endpoints.set(ifindex, endpoint, 0)?;
+        if ifindex < self.endpoints.len() {
+            self.endpoints.set(ifindex, endpoint, 0)?;
+        } else {
+            self.far_endpoints.insert(ifindex, endpoint, 0)?;
+        }
         let slot = u32::from(endpoint.slot);
         if endpoint.slot != SLOT_NONE && slot < self.policy_words.len() {
             self.policy_words.set(slot, policy, 0)?;
