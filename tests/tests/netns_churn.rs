@@ -2,7 +2,7 @@
 //! follow: nothing is lost, nothing gets in, and the datapath dropped exactly the knocks. `NETPOL_SEED` (a number) makes
 //! other edits.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -26,6 +26,15 @@ const EDITS: (usize, usize) = (150, 1_000);
 const SEEN: Duration = Duration::from_millis(20);
 /// Places whose SYNs must not be answered; they may repeat some.
 const KNOCKING: [&str; 2] = ["a/denied", "a/jailed"];
+
+/// What every server answers on.
+const PORTS: [(Transport, u16); 5] = [
+    (Transport::Tcp, TCP_PORT),
+    (Transport::Udp, UDP_PORT),
+    (Transport::Udp, QUIET_UDP_PORT),
+    (Transport::Tcp, QUIET_TCP_PORT),
+    (Transport::Udp, CLOSED_PORT),
+];
 
 fn node() -> Node {
     let mut node = Node::start(&STRANGER_ADDRESSES).unwrap();
@@ -76,7 +85,7 @@ struct Judged {
 fn judged(agent: &Agent) -> Judged {
     let mut judged = Judged::default();
     for counter in agent.counters().unwrap() {
-        let reason = Reason::ALL.into_iter().find(|reason| reason.name() == counter.reason).unwrap();
+        let reason = Reason::ALL.iter().find(|reason| reason.name() == counter.reason).unwrap();
         match (reason.is_drop(), reason.is_quiet()) {
             (true, false) => judged.dropped += counter.packets,
             (true, true) => {}
@@ -116,15 +125,8 @@ fn allowed_traffic_loses_nothing_and_denied_traffic_gains_nothing_while_labels_a
     }
     let node = node();
     let tally = Arc::new(Tally::default());
-    let ports = [
-        (Transport::Tcp, TCP_PORT),
-        (Transport::Udp, UDP_PORT),
-        (Transport::Udp, QUIET_UDP_PORT),
-        (Transport::Tcp, QUIET_TCP_PORT),
-        (Transport::Udp, CLOSED_PORT),
-    ];
     for server in ["a/server", "b/server", OUTSIDE] {
-        serve(&node, server, &ports, &tally).unwrap();
+        serve(&node, server, &PORTS, &tally).unwrap();
     }
     let seed = std::env::var("NETPOL_SEED").map_or(1, |seed| seed.parse().unwrap());
     let mut churn = Churn::new(seed);
