@@ -199,7 +199,7 @@ fn require_passing_tests(scratch: &Scratch, chosen: &[Mutant]) -> Result<()> {
             Build::Done(programs) => programs,
             Build::Failed(why) => bail!("{suite} does not compile without any fault:\n{why}"),
         };
-        let ran = suite.run(&programs, &tests)?;
+        let ran = suite.run(scratch, &programs, &tests)?;
         for test in &tests {
             match ran.of(test) {
                 Ran::Passed => {}
@@ -221,12 +221,12 @@ fn judge(scratch: &Scratch, mutant: &Mutant) -> Result<Fate> {
         Build::Failed(why) => return Ok(Fate::Broken(format!("it does not compile:\n{why}"))),
     };
     if let Some(guard) = mutant.suite.guard() {
-        let ran = mutant.suite.run(&programs, &[guard])?;
+        let ran = mutant.suite.run(scratch, &programs, &[guard])?;
         if !matches!(ran.of(guard), Ran::Passed) {
             return Ok(Fate::Broken(format!("{guard} fails too, so nothing may work at all:\n{}", ran.output)));
         }
     }
-    let ran = mutant.suite.run(&programs, &[mutant.test])?;
+    let ran = mutant.suite.run(scratch, &programs, &[mutant.test])?;
     Ok(match ran.of(mutant.test) {
         Ran::Failed => Fate::Killed,
         Ran::Passed => Fate::Survived,

@@ -181,6 +181,8 @@ fn a_pod_that_is_freed_resumes_its_revoked_flows(play: &mut Play<'_>) -> Result<
     play.gets(&talk.back(PSH_ACK), Reason::FlowRevoked)?;
     play.isolate(Isolation::Free);
     play.gets(&talk.back(PSH_ACK), Reason::Established)?;
+    // As answered as it was, though nobody answers now: it must not time out as a half-open one.
+    ensure!(play.flow()?.0.word.state() == FlowState::Established);
     play.sends(&talk.out(PSH_ACK), Reason::Reply)
 }
 

@@ -271,7 +271,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         original: "FlowState::Revoked if word.has(FlowWord::ANSWERED) => FlowState::Established,",
         fault: "FlowState::Revoked if false => FlowState::Established,",
         suite: Suite::Decision,
-        test: "a_newer_revision_that_allows_again_resumes_the_flow",
+        test: "a_pod_that_is_freed_resumes_its_revoked_flows",
         why: "an established connection that was allowed again times out in minutes",
     },
     Mutant {
@@ -360,8 +360,22 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "icmp-messages-have-flows",
         file: DECIDE,
-        original: "header.protocol != A::ICMP || matches!(A::icmp(header.icmp_type), Icmp::EchoRequest | Icmp::EchoReply)",
-        fault: "true || header.protocol != A::ICMP",
+        original:
+            "    header.protocol != A::ICMP || matches!(A::icmp(header.icmp_type), Icmp::EchoRequest | Icmp::EchoReply)
+}
+
+#[inline(always)]
+fn opens<A: Address>(header: &Header<A>) -> Opens {
+    if header.protocol == A::ICMP {",
+        fault: "    true || header.protocol != A::ICMP
+}
+
+#[inline(always)]
+fn opens<A: Address>(header: &Header<A>) -> Opens {
+    if header.protocol == A::ICMP && A::icmp(header.icmp_type) == Icmp::Other {
+        return Opens::Yes;
+    }
+    if header.protocol == A::ICMP {",
         suite: Suite::Decision,
         test: "only_echo_has_flows",
         why: "one message to a peer lets all of its messages in",

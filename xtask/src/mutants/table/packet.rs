@@ -159,15 +159,26 @@ pub(super) const MUTANTS: &[Mutant] = &[
         why: "the bridge learns that another pod is behind this port",
     },
     Mutant {
-        name: "source-address-not-checked",
+        name: "source-address-not-checked-in-ipv4",
         file: FROM_POD,
-        original: "        if !is_own {
-            return Err(Reason::SpoofedAddress);",
-        fault: "        if false {
-            return Err(Reason::SpoofedAddress);",
+        original: "let is_own = own == Some(header.source) || header.source.is_link_local_of(endpoint.mac);",
+        fault: "let is_own = own == Some(header.source)
+            || header.source.is_link_local_of(endpoint.mac)
+            || A::ETHER_TYPE == ether_type::IPV4;",
         suite: Suite::Decision,
         test: "a_foreign_source_address_is_spoofed",
-        why: "a pod passes as another, in either family",
+        why: "a pod passes as another",
+    },
+    Mutant {
+        name: "source-address-not-checked-in-ipv6",
+        file: FROM_POD,
+        original: "let is_own = own == Some(header.source) || header.source.is_link_local_of(endpoint.mac);",
+        fault: "let is_own = own == Some(header.source)
+            || header.source.is_link_local_of(endpoint.mac)
+            || A::ETHER_TYPE == ether_type::IPV6;",
+        suite: Suite::Decision,
+        test: "a_foreign_source_address_is_spoofed",
+        why: "a pod passes as another",
     },
     Mutant {
         name: "ipv4-address-of-nobody-is-the-pods",
