@@ -35,11 +35,15 @@ pub enum Setting {
     Slots = 12,
     /// `mark_shift`.
     MarkShift = 13,
+    /// First word of `services_v4`.
+    ServicesV4 = 14,
+    /// First word of `services_v6`.
+    ServicesV6 = 16,
 }
 
 impl Setting {
     /// Words in a [`Config`].
-    pub const COUNT: usize = 14;
+    pub const COUNT: usize = 24;
 }
 
 const _: () = {
@@ -51,6 +55,8 @@ const _: () = {
     assert!(core::mem::offset_of!(Config, events_per_second) == Setting::EventsPerSecond as usize * 4);
     assert!(core::mem::offset_of!(Config, slots) == Setting::Slots as usize * 4);
     assert!(core::mem::offset_of!(Config, mark_shift) == Setting::MarkShift as usize * 4);
+    assert!(core::mem::offset_of!(Config, services_v4) == Setting::ServicesV4 as usize * 4);
+    assert!(core::mem::offset_of!(Config, services_v6) == Setting::ServicesV6 as usize * 4);
 };
 
 /// The setting that bounds how long a flow in this state may be idle. A revoked flow is kept as long as a live one:
@@ -122,9 +128,16 @@ pub const fn resumed_state(word: FlowWord) -> FlowState {
     }
 }
 
-/// A flow with this word, seen now.
+/// A flow that opens now, `origin` as in [`Flow::origin`].
 #[must_use]
 #[inline(always)]
-pub const fn seen(word: FlowWord, now: u32) -> Flow {
-    Flow { word, last_seen: now, pad: 0 }
+pub const fn opened(word: FlowWord, now: u32, origin: u16) -> Flow {
+    Flow { word, last_seen: now, origin, pad: 0 }
+}
+
+/// The same flow with this word, seen now.
+#[must_use]
+#[inline(always)]
+pub const fn seen(flow: Flow, word: FlowWord, now: u32) -> Flow {
+    Flow { word, last_seen: now, ..flow }
 }

@@ -1,14 +1,14 @@
 //! The tables as ordinary maps: the same decision in userspace, for host tests, property tests and `explain`.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use crate::abi::{
-    AllowKey, AllowValue, Config, Direction, Endpoint, Flow, FlowKey, Fragment, FragmentKey, IDENTITY_NONE, PolicyWord,
-    Reason, V4, V6,
+    AllowKey, AllowValue, Backend, BackendKey, Config, Direction, Endpoint, Flow, FlowKey, FragmentCell, IDENTITY_NONE,
+    PolicyWord, Reason, V4, V6,
 };
-use crate::classify::{self, Found, Frame, Report, Shared, Subject, Tables, Verdict};
+use crate::classify::{self, Decision, Found, Frame, Report, Shared, Subject, Tables};
 use crate::flow::Setting;
 use crate::packet::{Address, Workspace};
 
@@ -25,8 +25,6 @@ pub struct FamilyTables<A> {
     pub flows: RefCell<HashMap<FlowKey<A>, Flow>>,
     /// Unanswered flows.
     pub unanswered: RefCell<HashMap<FlowKey<A>, Flow>>,
-    /// Ports of fragmented datagrams.
-    pub fragments: RefCell<HashMap<FragmentKey<A>, Fragment>>,
 }
 
 /// A drop that a host run reported: what an [`Event`](crate::abi::Event) says of the packet itself.
@@ -38,6 +36,8 @@ pub struct HostReport {
     pub direction: Direction,
     /// EtherType, host order.
     pub ether_type: u16,
+    /// The slot whose policy it was.
+    pub slot: u16,
     /// The slot's revision.
     pub revision: u32,
     /// Identity that the peer was judged as.
@@ -73,6 +73,20 @@ pub struct HostTables {
     pub v4: FamilyTables<V4>,
     /// IPv6.
     pub v6: FamilyTables<V6>,
+    /// Pods by slot, and what they are subject to.
+    pub pods: HashMap<u16, (Endpoint, PolicyWord)>,
+    /// (protocol, port) of the node that services translate.
+    pub node_ports: HashSet<(u8, u16)>,
+    /// What hashes are keyed with.
+    pub secret: [u32; 2],
+    /// Where deferred flows were led to.
+    pub backends: RefCell<HashMap<BackendKey, Backend>>,
+    /// The cookie that the last packet was given, until somebody takes it.
+    pub cookie: Cell<u32>,
+    /// What became of first fragments, by index.
+    pub fragments: RefCell<HashMap<u32, FragmentCell>>,
+    /// What was counted for senders.
+    pub counted: RefCell<Vec<(u16, Reason)>>,
     /// What was reported.
     pub reports: RefCell<Vec<HostReport>>,
     /// True to refuse new flow entries, as a full table does.
@@ -90,6 +104,13 @@ impl HostTables {
             port_sets: HashMap::new(),
             v4: FamilyTables::default(),
             v6: FamilyTables::default(),
+            pods: HashMap::new(),
+            node_ports: HashSet::new(),
+            secret: [0x6e65_7470, 0x6f6c_2121],
+            backends: RefCell::default(),
+            cookie: Cell::new(0),
+            fragments: RefCell::default(),
+            counted: RefCell::default(),
             reports: RefCell::new(Vec::new()),
             flows_full: Cell::new(false),
         }
@@ -120,20 +141,26 @@ impl HostTables {
     }
 
     /// Judges a frame that a pod sends.
-    pub fn from_pod(&self, packet: &[u8], frame: &Frame, endpoint: &Endpoint, policy: PolicyWord) -> Verdict {
+    pub fn from_pod(&self, packet: &[u8], frame: &Frame, endpoint: &Endpoint, policy: PolicyWord) -> Decision {
         classify::from_pod(packet, frame, &Subject { endpoint, policy }, self, &mut Workspace::default())
     }
 
     /// Judges a frame that a pod is about to receive.
-    pub fn to_pod(&self, packet: &[u8], frame: &Frame, endpoint: &Endpoint, policy: PolicyWord) -> Verdict {
+    pub fn to_pod(&self, packet: &[u8], frame: &Frame, endpoint: &Endpoint, policy: PolicyWord) -> Decision {
         classify::to_pod(packet, frame, &Subject { endpoint, policy }, self, &mut Workspace::default())
+    }
+
+    /// Judges a frame that leaves this node; `protocol` is its EtherType.
+    pub fn to_uplink(&self, packet: &[u8], protocol: u16, frame: &Frame) -> Decision {
+        classify::to_uplink(packet, protocol, frame, self, &mut Workspace::default())
     }
 }
 
 impl Shared for HostTables {
-    fn setting(&self, setting: Setting) -> u32 {
+    fn setting_behind(&self, first: Setting, words: usize) -> u32 {
         let config = &self.config;
-        match setting {
+        let behind = |list: &[u32]| list.get(words).copied().unwrap_or(0);
+        match first {
             Setting::TcpOpening => config.timeouts.tcp_opening,
             Setting::TcpEstablished => config.timeouts.tcp_established,
             Setting::TcpClosing => config.timeouts.tcp_closing,
@@ -148,7 +175,45 @@ impl Shared for HostTables {
             Setting::EventsPerSecond => config.events_per_second,
             Setting::Slots => config.slots,
             Setting::MarkShift => config.mark_shift,
+            Setting::ServicesV4 => behind(&[config.services_v4.address, config.services_v4.mask].concat()),
+            Setting::ServicesV6 => behind(&[config.services_v6.address, config.services_v6.mask].concat()),
         }
+    }
+
+    fn is_node_port(&self, protocol: u8, port: u16) -> bool {
+        self.node_ports.contains(&(protocol, port))
+    }
+
+    fn secret(&self) -> [u32; 2] {
+        self.secret
+    }
+
+    fn sender(&self, slot: u16) -> Option<Subject<'_>> {
+        self.pods.get(&slot).map(|(endpoint, policy)| Subject { endpoint, policy: *policy })
+    }
+
+    fn set_cookie(&self, cookie: u32) {
+        self.cookie.set(cookie);
+    }
+
+    fn backend(&self, key: &BackendKey) -> Option<Backend> {
+        self.backends.borrow().get(key).copied()
+    }
+
+    fn record_backend(&self, key: &BackendKey, backend: &Backend) {
+        self.backends.borrow_mut().insert(*key, *backend);
+    }
+
+    fn fragment(&self, index: u32) -> FragmentCell {
+        self.fragments.borrow().get(&index).copied().unwrap_or_default()
+    }
+
+    fn set_fragment(&self, index: u32, cell: FragmentCell) {
+        self.fragments.borrow_mut().insert(index, cell);
+    }
+
+    fn count_sender(&self, slot: u16, reason: Reason) {
+        self.counted.borrow_mut().push((slot, reason));
     }
 
     fn now(&self) -> u32 {
@@ -244,21 +309,14 @@ where
         true
     }
 
-    fn find_fragment(&self, key: &FragmentKey<A>) -> Option<Fragment> {
-        self.family().fragments.borrow().get(key).copied()
-    }
-
-    fn record_fragment(&self, key: &FragmentKey<A>, fragment: &Fragment) {
-        self.family().fragments.borrow_mut().insert(*key, *fragment);
-    }
-
     fn report(&self, report: &Report<'_, A>) {
-        let &Report { reason, direction, ether_type, revision, header } = report;
+        let &Report { reason, direction, ether_type, slot, revision, header } = report;
         let header = header.copied().unwrap_or_default();
         self.reports.borrow_mut().push(HostReport {
             reason,
             direction,
             ether_type,
+            slot,
             revision,
             identity: header.judged_identity,
             policy: header.judged_policy,

@@ -10,7 +10,7 @@ use network_types::sctp::SctpHdr;
 use network_types::tcp::TcpHdr;
 use network_types::udp::UdpHdr;
 
-use crate::abi::{Endpoint, Mac, Reason, V4, V6};
+use crate::abi::{Endpoint, FlowKey, Mac, Reason, V4, V6};
 
 /// Unsigned integers and arrays of them: what can be read from a packet as it lies there.
 pub trait Wire: Copy {
@@ -161,6 +161,12 @@ pub(crate) fn settle<A>(header: &mut Header<A>) -> &mut Header<A> {
     core::hint::black_box(header)
 }
 
+/// The same for all that was worked out.
+#[inline(always)]
+pub(crate) fn settle_all<A>(scratch: &mut Scratch<A>) -> &mut Scratch<A> {
+    core::hint::black_box(scratch)
+}
+
 /// Which part of a datagram a packet is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Part {
@@ -189,6 +195,10 @@ pub struct Header<A> {
     pub judged_identity: u32,
     /// Policy id that denied; `POLICY_NOT_ISOLATED` if none did.
     pub judged_policy: u16,
+    /// Slot of the sender whose egress policy is being applied for it; `SLOT_NONE` if it is the pod's own turn.
+    pub on_behalf: u16,
+    /// Slot of the local pod that a masquerade hides behind the source; `SLOT_NONE` if the source is who sent it.
+    pub origin: u16,
     /// Where parsing has got to in options.
     pub cursor: u16,
     /// Offset of the transport header from the start of the frame.
@@ -208,6 +218,8 @@ pub struct Header<A> {
     pub fragment_protocol: u8,
     /// The node's own stack sent it, from one of its own addresses.
     pub from_own_node: bool,
+    /// The pod's own packet, come back through a service.
+    pub to_self: bool,
     /// Hop limit or time to live.
     pub hop_limit: u8,
     /// IPv4 source route option, or IPv6 routing header with segments left.
@@ -218,8 +230,8 @@ pub struct Header<A> {
     pub reason: Reason,
     /// ICMP type.
     pub icmp_type: u8,
-    /// False; keeps its neighbours apart.
-    pub apart: bool,
+    /// The node's own stack sent it.
+    pub from_node_stack: bool,
     /// ICMP code.
     pub icmp_code: u8,
 }
@@ -252,6 +264,8 @@ impl<A: Address> Header<A> {
         self.judged_identity = zero;
         let half = low_half(zero);
         self.judged_policy = half;
+        self.on_behalf = half;
+        self.origin = half;
         self.cursor = half;
         self.l4 = half;
         self.source_port = half;
@@ -262,12 +276,13 @@ impl<A: Address> Header<A> {
         self.for_pod = false;
         self.fragment_protocol = byte;
         self.from_own_node = false;
+        self.to_self = false;
         self.hop_limit = byte;
         self.source_routed = false;
         self.tcp_flags = byte;
         self.reason = Reason::default();
         self.icmp_type = byte;
-        self.apart = false;
+        self.from_node_stack = false;
         self.icmp_code = byte;
         self
     }
@@ -278,9 +293,21 @@ impl<A: Address> Header<A> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Workspace {
     /// IPv4.
-    pub v4: Header<V4>,
+    pub v4: Scratch<V4>,
     /// IPv6.
-    pub v6: Header<V6>,
+    pub v6: Scratch<V6>,
+}
+
+/// What is worked out of one packet, in map memory for the stack's sake too: it has 512 bytes for a chain of calls.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scratch<A> {
+    /// What was parsed.
+    pub header: Header<A>,
+    /// The flow as the pod sees it.
+    pub key: FlowKey<A>,
+    /// The same with a service's backend as the peer.
+    pub at_backend: FlowKey<A>,
 }
 
 /// What an ICMP message is to us.
@@ -308,6 +335,8 @@ pub trait Address: Copy + Eq + Default + core::fmt::Debug {
     const ICMP: u8;
     /// EtherType, host order.
     const ETHER_TYPE: u16;
+    /// Words of an address.
+    const WORDS: usize;
 
     /// Fills `header` from the packet.
     ///
@@ -335,6 +364,8 @@ pub trait Address: Copy + Eq + Default + core::fmt::Debug {
     fn icmp(icmp_type: u8) -> Icmp;
     /// Sixteen bytes for events; IPv4 in the first four.
     fn widen(self) -> [u32; 4];
+    /// What [`Self::widen`] made wide.
+    fn narrow(words: [u32; 4]) -> Self;
 }
 
 /// Reads ports, flags and ICMP fields at `header.l4`; a fragment must hold them whole.

@@ -29,8 +29,8 @@ pub(crate) fn count(skb: &SkBuff<'_>, index: CounterIndex) {
 // A function of its own, as its stack frame is not the packet path's. Not `#[cold]`: that moves it to a section of its
 // own, whose calls aya's loader resolves to the wrong function.
 #[inline(never)]
-pub(crate) fn report<A: Address>(skb: &SkBuff<'_>, slot: u16, report: &Report<'_, A>) {
-    let hash = flow_hash(slot, report);
+pub(crate) fn report<A: Address>(skb: &SkBuff<'_>, report: &Report<'_, A>) {
+    let hash = flow_hash(report);
     let Some(gate) = maps::EVENT_GATES.get_ptr_mut(hash & (capacity::EVENT_GATES - 1)) else {
         return;
     };
@@ -42,7 +42,7 @@ pub(crate) fn report<A: Address>(skb: &SkBuff<'_>, slot: u16, report: &Report<'_
         gate.suppressed += 1;
         return;
     }
-    if !take_token(slot, now) {
+    if !take_token(report.slot, now) {
         if same {
             gate.suppressed += 1;
         }
@@ -50,7 +50,7 @@ pub(crate) fn report<A: Address>(skb: &SkBuff<'_>, slot: u16, report: &Report<'_
     }
     let suppressed = if same { gate.suppressed } else { 0 };
     *gate = EventGate { hash, last: now, suppressed: 0, used: 1 };
-    send(skb, slot, report, suppressed);
+    send(skb, report, suppressed);
 }
 
 /// Takes one event from the slot's budget on this CPU.
@@ -77,7 +77,7 @@ fn take_token(slot: u16, now: u32) -> bool {
 }
 
 #[inline(always)]
-fn send<A: Address>(skb: &SkBuff<'_>, slot: u16, report: &Report<'_, A>, suppressed: u32) {
+fn send<A: Address>(skb: &SkBuff<'_>, report: &Report<'_, A>, suppressed: u32) {
     let Some(mut entry) = maps::EVENTS.reserve::<Event>(0) else {
         if let Some(lost) = maps::EVENTS_LOST.get_ptr_mut(0) {
             // SAFETY: this CPU's own value.
@@ -96,7 +96,7 @@ fn send<A: Address>(skb: &SkBuff<'_>, slot: u16, report: &Report<'_, A>, suppres
         (*event).length = skb.len();
         (*event).suppressed = suppressed;
         (*event).revision = report.revision;
-        (*event).slot = slot;
+        (*event).slot = report.slot;
         (*event).ether_type = report.ether_type;
         (*event).direction = report.direction as u8;
         (*event).reason = report.reason as u8;
@@ -174,8 +174,8 @@ unsafe fn describe_nothing(event: *mut Event) {
 
 /// Mixes the flow and the reason; equal flows give equal hashes, and that is all that is needed.
 #[inline(always)]
-fn flow_hash<A: Address>(slot: u16, report: &Report<'_, A>) -> u32 {
-    let mut hash = mix(0x9e37_79b9, u32::from(report.reason as u8) << 16 | u32::from(slot));
+fn flow_hash<A: Address>(report: &Report<'_, A>) -> u32 {
+    let mut hash = mix(0x9e37_79b9, u32::from(report.reason as u8) << 16 | u32::from(report.slot));
     hash = mix(hash, (report.direction as u32) << 16 | u32::from(report.ether_type));
     let Some(header) = report.header else {
         return hash;

@@ -5,8 +5,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::LpmTrie;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use netpol_common::abi::{
-    AllowKey, AllowValue, Config, Counter, CounterIndex, Endpoint, EventGate, Flow, FlowKey, Fragment, FragmentKey,
-    PORT_SET_BYTES, PolicyWord, TokenBucket, V4, V6, capacity,
+    AllowKey, AllowValue, Backend, BackendKey, Config, Counter, CounterIndex, Endpoint, EventGate, Flow, FlowKey,
+    FragmentCell, PORT_SET_BYTES, PolicyWord, TokenBucket, V4, V6, capacity,
 };
 
 use crate::tables::Room;
@@ -22,6 +22,10 @@ pub(crate) static ENDPOINTS: Array<Endpoint> = Array::with_max_entries(capacity:
 /// The same for interface indexes that a long-lived node has counted up to.
 #[map]
 pub(crate) static ENDPOINTS_FAR: HashMap<u32, Endpoint> = HashMap::with_max_entries(capacity::FAR_ENDPOINTS, 0);
+
+/// Written by userspace with a pod's endpoint: whom a slot in a mark stands for.
+#[map]
+pub(crate) static PODS: Array<Endpoint> = Array::with_max_entries(capacity::SLOTS, 0);
 
 /// Written by userspace through a memory mapping: policy ids and revision change in one store.
 #[map]
@@ -63,14 +67,9 @@ pub(crate) static UNANSWERED_V4: LruHashMap<FlowKey<V4>, Flow> = LruHashMap::wit
 #[map]
 pub(crate) static UNANSWERED_V6: LruHashMap<FlowKey<V6>, Flow> = LruHashMap::with_max_entries(capacity::UNANSWERED, 0);
 
-/// Written here: what the first fragment said of the later ones.
+/// Written here: what became of first fragments. An array by slot: one pod's datagrams never take another's room.
 #[map]
-pub(crate) static FRAGMENTS_V4: LruHashMap<FragmentKey<V4>, Fragment> =
-    LruHashMap::with_max_entries(capacity::FRAGMENTS, 0);
-/// See [`FRAGMENTS_V4`].
-#[map]
-pub(crate) static FRAGMENTS_V6: LruHashMap<FragmentKey<V6>, Fragment> =
-    LruHashMap::with_max_entries(capacity::FRAGMENTS, 0);
+pub(crate) static FRAGMENTS: Array<FragmentCell> = Array::with_max_entries(FragmentCell::entries(capacity::SLOTS), 0);
 
 /// Written by userspace from netlink (own addresses) and services.
 #[map]
@@ -80,6 +79,18 @@ pub(crate) static ADDRESS_ROLES_V4: HashMap<V4, u32> =
 #[map]
 pub(crate) static ADDRESS_ROLES_V6: HashMap<V6, u32> =
     HashMap::with_max_entries(capacity::ADDRESS_ROLES, BPF_F_NO_PREALLOC);
+
+/// Written here: where a service's translation led a deferred flow, told by the hook where it leaves.
+#[map]
+pub(crate) static BACKENDS: LruHashMap<BackendKey, Backend> = LruHashMap::with_max_entries(capacity::BACKENDS, 0);
+
+/// Written by userspace from services and pods, asked only when a pod's traffic to its node is judged.
+#[map]
+pub(crate) static NODE_PORTS: Array<[u8; PORT_SET_BYTES]> = Array::with_max_entries(capacity::NODE_PORTS, 0);
+
+/// Written by userspace before anything is attached, and never again.
+#[map]
+pub(crate) static SECRET: Array<[u32; 2]> = Array::with_max_entries(1, 0);
 
 /// Written and read here, within one packet: room that the stack and the verifier do not have.
 #[map]

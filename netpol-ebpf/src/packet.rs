@@ -4,13 +4,15 @@
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::helpers::generated::bpf_skb_load_bytes;
+use aya_ebpf::helpers::generated::{bpf_set_hash, bpf_skb_load_bytes};
 use aya_ebpf::programs::TcContext;
-use netpol_common::packet::{PacketBytes, Wire};
+use netpol_common::packet::{L2_LEN, PacketBytes, Wire};
 
 /// The packet that a program was called for.
 pub(crate) struct SkBuff<'a> {
     ctx: &'a TcContext,
+    /// Bytes of a link header that the frame lacks.
+    lacking: usize,
 }
 
 macro_rules! context_fields {
@@ -29,7 +31,13 @@ impl<'a> SkBuff<'a> {
     /// The packet of `ctx`.
     #[inline(always)]
     pub(crate) fn new(ctx: &'a TcContext) -> Self {
-        Self { ctx }
+        Self { ctx, lacking: 0 }
+    }
+
+    /// The packet of `ctx`, whose frame may begin with the IP header: offsets are as if it did not.
+    #[inline(always)]
+    pub(crate) fn at_device(ctx: &'a TcContext, has_link_header: bool) -> Self {
+        Self { ctx, lacking: if has_link_header { 0 } else { L2_LEN } }
     }
 
     context_fields! {
@@ -39,6 +47,10 @@ impl<'a> SkBuff<'a> {
         ingress_ifindex = ingress_ifindex;
         /// `skb->mark`.
         mark = mark;
+        /// `skb->hash`.
+        hash = hash;
+        /// EtherType, network order, whether or not the frame has it.
+        protocol = protocol;
         /// Segments that a GSO packet will become, 0 or 1 for others.
         segments = gso_segs;
         /// Length of the frame in bytes.
@@ -59,6 +71,13 @@ impl<'a> SkBuff<'a> {
         unsafe { (*self.skb()).mark = mark }
     }
 
+    /// Writes `skb->hash`.
+    #[inline(always)]
+    pub(crate) fn set_hash(&self, hash: u32) {
+        // SAFETY: the helper takes the context of this packet and a number. It cannot fail.
+        _ = unsafe { bpf_set_hash(self.skb().cast(), hash) };
+    }
+
     #[inline(always)]
     fn skb(&self) -> *mut __sk_buff {
         self.ctx.as_ptr().cast()
@@ -69,7 +88,7 @@ impl PacketBytes for SkBuff<'_> {
     #[inline(always)]
     fn load<T: Wire>(&self, offset: usize) -> Option<T> {
         // verifier: a packet pointer needs a bounded offset; no header lies this far in.
-        let offset = offset & 0x3fff;
+        let offset = offset.wrapping_sub(self.lacking) & 0x3fff;
         let at = self.ctx.data() + offset;
         if at + T::SIZE <= self.ctx.data_end() {
             // SAFETY: the bytes lie between `data` and `data_end`, as was just checked. The BPF target has no aligned
@@ -81,7 +100,7 @@ impl PacketBytes for SkBuff<'_> {
 
     #[inline(always)]
     fn length(&self) -> usize {
-        self.len() as usize
+        self.len() as usize + self.lacking
     }
 }
 

@@ -6,12 +6,13 @@ use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{HashMap, LruHashMap};
 use netpol_common::abi::{
-    AllowKey, AllowValue, Endpoint, Flow, FlowKey, FlowWord, Fragment, FragmentKey, IDENTITY_NONE, Mac, POLICY_DENY,
-    PolicyWord, SLOT_NONE, V4, V6, capacity,
+    AllowKey, AllowValue, Backend, BackendKey, CounterIndex, Direction, Endpoint, Flow, FlowKey, FlowWord,
+    FragmentCell, IDENTITY_NONE, Mac, Mark, POLICY_DENY, PORT_SET_BYTES, PolicyWord, Reason, SLOT_NONE, Sender, V4, V6,
+    capacity,
 };
-use netpol_common::classify::{Found, Frame, Report, Shared, Tables};
+use netpol_common::classify::{Found, Frame, Report, Shared, Subject, Tables};
 use netpol_common::flow::Setting;
-use netpol_common::packet::{Address, Workspace};
+use netpol_common::packet::{Address, Workspace, protocol};
 
 use crate::packet::SkBuff;
 use crate::{events, maps};
@@ -20,8 +21,8 @@ use crate::{events, maps};
 pub(crate) struct MapTables<'a> {
     /// The packet, for events.
     pub(crate) skb: &'a SkBuff<'a>,
-    /// Its pod's slot.
-    pub(crate) slot: u16,
+    /// Room for a sender's endpoint.
+    pub(crate) sender: *mut Endpoint,
 }
 
 /// The endpoint of an interface; the zero value if nobody registered it. A copy, as it may be written to while the packet is
@@ -33,9 +34,12 @@ pub(crate) fn endpoint(ifindex: u32) -> Endpoint {
     } else {
         maps::ENDPOINTS_FAR.get_ptr(ifindex)
     };
-    let Some(at) = found else {
-        return Endpoint::default();
-    };
+    found.map_or_else(Endpoint::default, copied)
+}
+
+/// A copy of an endpoint in a map.
+#[inline(always)]
+fn copied(at: *const Endpoint) -> Endpoint {
     // Field by field: a copy of the whole is a call of `memcpy`, which on the BPF target is a loop over bytes.
     // SAFETY: a map value, which stays valid until the program ends; each read is aligned and of plain integers.
     unsafe {
@@ -64,12 +68,16 @@ pub(crate) fn policy_word(slot: u16) -> PolicyWord {
     }
 }
 
-/// Writes the pod's slot into the packet's mark, for the hooks where it leaves.
+/// Our bits of the mark.
 #[inline(always)]
-pub(crate) fn stamp(skb: &SkBuff<'_>, slot: u16) {
-    let mask = setting(Setting::MarkMask);
-    let stamped = u32::from(slot) << (setting(Setting::MarkShift) & 31);
-    skb.set_mark(skb.mark() & !mask | stamped & mask);
+pub(crate) fn mark() -> Mark {
+    Mark::new(setting(Setting::MarkMask), setting(Setting::MarkShift))
+}
+
+/// Writes whose packet it is into its mark, for the hooks where it leaves.
+#[inline(always)]
+pub(crate) fn stamp(skb: &SkBuff<'_>, sender: Sender) {
+    skb.set_mark(mark().write(skb.mark(), sender));
 }
 
 /// What is known of a packet, outside the stack.
@@ -80,6 +88,8 @@ pub(crate) fn stamp(skb: &SkBuff<'_>, slot: u16) {
 pub(crate) struct Room {
     /// The endpoint of the interface: a copy, as the array's value may be written to while the packet is judged.
     pub(crate) endpoint: Endpoint,
+    /// The pod that sent a deferred packet.
+    pub(crate) sender: Endpoint,
     /// What is known of the frame beside its bytes.
     pub(crate) frame: Frame,
     /// What was parsed.
@@ -97,9 +107,19 @@ pub(crate) fn room() -> Option<&'static mut Room> {
 /// A word of the configuration.
 #[inline(always)]
 pub(crate) fn setting(setting: Setting) -> u32 {
+    setting_behind(setting, 0)
+}
+
+/// The word that is so many words behind the one named.
+#[inline(always)]
+fn setting_behind(first: Setting, words: usize) -> u32 {
+    let at = first as usize + words;
+    if at >= Setting::COUNT {
+        return 0;
+    }
     // SAFETY: `Setting` numbers the words of `Config` (asserted beside it). Volatile, as the loader writes the value
     // after compilation.
-    unsafe { core::ptr::read_volatile((&raw const maps::CONFIG).cast::<u32>().add(setting as usize)) }
+    unsafe { core::ptr::read_volatile((&raw const maps::CONFIG).cast::<u32>().add(at)) }
 }
 
 /// Jiffies, low 32 bits.
@@ -117,12 +137,11 @@ trait FamilyMaps: Address + 'static {
     fn roles() -> &'static HashMap<Self, u32>;
     fn flows() -> &'static LruHashMap<FlowKey<Self>, Flow>;
     fn unanswered() -> &'static LruHashMap<FlowKey<Self>, Flow>;
-    fn fragments() -> &'static LruHashMap<FragmentKey<Self>, Fragment>;
     const BITS: u32;
 }
 
 macro_rules! family_maps {
-    ($family:ty, $bits:literal, $identities:ident, $cidrs:ident, $roles:ident, $flows:ident, $unanswered:ident, $fragments:ident) => {
+    ($family:ty, $bits:literal, $identities:ident, $cidrs:ident, $roles:ident, $flows:ident, $unanswered:ident) => {
         impl FamilyMaps for $family {
             const BITS: u32 = $bits;
             #[inline(always)]
@@ -145,20 +164,88 @@ macro_rules! family_maps {
             fn unanswered() -> &'static LruHashMap<FlowKey<Self>, Flow> {
                 &maps::$unanswered
             }
-            #[inline(always)]
-            fn fragments() -> &'static LruHashMap<FragmentKey<Self>, Fragment> {
-                &maps::$fragments
-            }
         }
     };
 }
-family_maps!(V4, 32, IDENTITY_V4, CIDR_V4, ADDRESS_ROLES_V4, FLOWS_V4, UNANSWERED_V4, FRAGMENTS_V4);
-family_maps!(V6, 128, IDENTITY_V6, CIDR_V6, ADDRESS_ROLES_V6, FLOWS_V6, UNANSWERED_V6, FRAGMENTS_V6);
+family_maps!(V4, 32, IDENTITY_V4, CIDR_V4, ADDRESS_ROLES_V4, FLOWS_V4, UNANSWERED_V4);
+family_maps!(V6, 128, IDENTITY_V6, CIDR_V6, ADDRESS_ROLES_V6, FLOWS_V6, UNANSWERED_V6);
 
 impl Shared for MapTables<'_> {
     #[inline(always)]
-    fn setting(&self, which: Setting) -> u32 {
-        setting(which)
+    fn setting_behind(&self, first: Setting, words: usize) -> u32 {
+        setting_behind(first, words)
+    }
+
+    #[inline(always)]
+    fn is_node_port(&self, protocol: u8, port: u16) -> bool {
+        let set = match protocol {
+            protocol::TCP => 0,
+            protocol::UDP => 1,
+            protocol::SCTP => 2,
+            _ => return false,
+        };
+        maps::NODE_PORTS.get_ptr(set).is_some_and(|bits| has_bit(bits, port))
+    }
+
+    #[inline(always)]
+    fn secret(&self) -> [u32; 2] {
+        // SAFETY: written before anything is attached, and never again.
+        maps::SECRET.get_ptr(0).map_or([0; 2], |secret| unsafe { *secret })
+    }
+
+    #[inline(always)]
+    fn sender(&self, slot: u16) -> Option<Subject<'_>> {
+        let endpoint = copied(maps::PODS.get_ptr(u32::from(slot))?);
+        if endpoint.is_absent() {
+            return None;
+        }
+        // SAFETY: this CPU's own room, which outlives the packet; nobody else holds a reference to it.
+        let kept = unsafe {
+            *self.sender = endpoint;
+            &*core::hint::black_box(self.sender)
+        };
+        Some(Subject { endpoint: kept, policy: policy_word(slot) })
+    }
+
+    #[inline(always)]
+    fn set_cookie(&self, cookie: u32) {
+        self.skb.set_hash(cookie);
+    }
+
+    #[inline(always)]
+    fn backend(&self, key: &BackendKey) -> Option<Backend> {
+        // SAFETY: copied at once; a replaced element stays readable until the program ends.
+        unsafe { maps::BACKENDS.get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn record_backend(&self, key: &BackendKey, backend: &Backend) {
+        // Most packets of a flow find it as it is: a look-up costs a tenth of an update.
+        if self.backend(key) != Some(*backend) {
+            // Without the entry replies are refused with a reason of their own, and the next packet tries again.
+            _ = maps::BACKENDS.insert(key, backend, 0);
+        }
+    }
+
+    #[inline(always)]
+    fn fragment(&self, index: u32) -> FragmentCell {
+        // SAFETY: an aligned u64 in map memory, read in one load.
+        maps::FRAGMENTS
+            .get_ptr(index)
+            .map_or_else(FragmentCell::default, |cell| unsafe { core::ptr::read_volatile(cell) })
+    }
+
+    #[inline(always)]
+    fn set_fragment(&self, index: u32, cell: FragmentCell) {
+        if let Some(at) = maps::FRAGMENTS.get_ptr_mut(index) {
+            // SAFETY: an aligned u64 in map memory, written in one store.
+            unsafe { core::ptr::write_volatile(at, cell) }
+        }
+    }
+
+    #[inline(always)]
+    fn count_sender(&self, slot: u16, reason: Reason) {
+        events::count(self.skb, CounterIndex::new(slot, Direction::Egress, reason));
     }
 
     #[inline(always)]
@@ -177,11 +264,17 @@ impl Shared for MapTables<'_> {
         let Some(bits) = maps::PORT_SETS.get_ptr(u32::from(set)) else {
             return false;
         };
-        // SAFETY: 65,536 bits are 8,192 bytes and `port / 8` is below that. Through the pointer, as the value is far
-        // larger than the stack.
-        let byte = unsafe { *bits.cast::<u8>().add(usize::from(port >> 3)) };
-        byte >> (port & 7) & 1 == 1
+        has_bit(bits, port)
     }
+}
+
+/// True if the bit of a port is set.
+#[inline(always)]
+fn has_bit(bits: *const [u8; PORT_SET_BYTES], port: u16) -> bool {
+    // SAFETY: 65,536 bits are 8,192 bytes and `port / 8` is below that. Through the pointer, as the value is far larger
+    // than the stack.
+    let byte = unsafe { *bits.cast::<u8>().add(usize::from(port >> 3)) };
+    byte >> (port & 7) & 1 == 1
 }
 
 impl<A: FamilyMaps> Tables<A> for MapTables<'_> {
@@ -231,6 +324,7 @@ impl<A: FamilyMaps> Tables<A> for MapTables<'_> {
         unsafe {
             core::ptr::write_volatile(&raw mut (*handle).word, flow.word);
             core::ptr::write_volatile(&raw mut (*handle).last_seen, flow.last_seen);
+            core::ptr::write_volatile(&raw mut (*handle).origin, flow.origin);
         }
     }
 
@@ -250,20 +344,8 @@ impl<A: FamilyMaps> Tables<A> for MapTables<'_> {
     }
 
     #[inline(always)]
-    fn find_fragment(&self, key: &FragmentKey<A>) -> Option<Fragment> {
-        // SAFETY: copied at once.
-        unsafe { A::fragments().get(key).copied() }
-    }
-
-    #[inline(always)]
-    fn record_fragment(&self, key: &FragmentKey<A>, fragment: &Fragment) {
-        // Without the entry the later fragments are dropped with a reason of their own, and counted.
-        _ = A::fragments().insert(key, fragment, 0);
-    }
-
-    #[inline(always)]
     fn report(&self, report: &Report<'_, A>) {
-        events::report(self.skb, self.slot, report);
+        events::report(self.skb, report);
     }
 }
 
@@ -275,6 +357,7 @@ fn read(handle: *mut Flow) -> Flow {
         Flow {
             word: core::ptr::read_volatile(&raw const (*handle).word),
             last_seen: core::ptr::read_volatile(&raw const (*handle).last_seen),
+            origin: core::ptr::read_volatile(&raw const (*handle).origin),
             pad: 0,
         }
     }

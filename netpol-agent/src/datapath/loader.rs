@@ -110,6 +110,7 @@ pub struct LoadOptions {
 pub struct Programs {
     from_pod: Program,
     to_pod: Program,
+    to_uplink: Program,
 }
 
 /// One verified program.
@@ -124,6 +125,7 @@ impl Programs {
         match hook {
             Hook::FromPod => &self.from_pod,
             Hook::ToPod => &self.to_pod,
+            Hook::ToUplink => &self.to_uplink,
         }
     }
 }
@@ -183,6 +185,7 @@ pub fn open(options: &LoadOptions) -> Result<Datapath, LoadError> {
     let programs = Programs {
         from_pod: load_program(&mut ebpf, program_name(Hook::FromPod))?,
         to_pod: load_program(&mut ebpf, program_name(Hook::ToPod))?,
+        to_uplink: load_program(&mut ebpf, program_name(Hook::ToUplink))?,
     };
     let debug_log = debug_log(&mut ebpf);
     let events = open_events(&pins)?;

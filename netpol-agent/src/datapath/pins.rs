@@ -229,12 +229,16 @@ pub const fn program_name(hook: Hook) -> &'static str {
     match hook {
         Hook::FromPod => program::FROM_POD,
         Hook::ToPod => program::TO_POD,
+        Hook::ToUplink => program::TO_UPLINK,
     }
 }
 
 fn interface_of(pin: &str) -> Option<u32> {
     let (ifindex, what) = pin.split_once('-')?;
-    [program::FROM_POD, program::TO_POD, CLSACT].contains(&what).then(|| ifindex.parse().ok()).flatten()
+    [program::FROM_POD, program::TO_POD, program::TO_UPLINK, CLSACT]
+        .contains(&what)
+        .then(|| ifindex.parse().ok())
+        .flatten()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 use aya::maps::MapInfo;
 use netpol_common::abi::{
-    AllowKey, AllowValue, Counter, CounterIndex, Endpoint, EventGate, Flow, FlowKey, Fragment, FragmentKey,
+    AllowKey, AllowValue, Backend, BackendKey, Counter, CounterIndex, Endpoint, EventGate, Flow, FlowKey, FragmentCell,
     PORT_SET_BYTES, PolicyWord, TokenBucket, V4, V6, capacity, map,
 };
 
@@ -28,8 +28,8 @@ pub struct Sizing {
     pub flows: u32,
     /// Unanswered flows, for each family.
     pub unanswered: u32,
-    /// Fragmented datagrams, for each family.
-    pub fragments: u32,
+    /// Backends of deferred flows.
+    pub backends: u32,
     /// Own addresses and service addresses, for each family.
     pub address_roles: u32,
     /// Bytes of the event ring, a power of two of pages.
@@ -47,7 +47,7 @@ impl Default for Sizing {
             port_sets: capacity::PORT_SETS,
             flows: capacity::FLOWS,
             unanswered: capacity::UNANSWERED,
-            fragments: capacity::FRAGMENTS,
+            backends: capacity::BACKENDS,
             address_roles: capacity::ADDRESS_ROLES,
             event_ring_bytes: capacity::EVENT_RING_BYTES,
         }
@@ -120,12 +120,13 @@ impl Sizing {
         // kernel: an LPM key is the prefix length and the address.
         let (prefix_v4, prefix_v6) = (INDEX + size_of::<V4>(), INDEX + size_of::<V6>());
         let (flow_v4, flow_v6) = (size_of::<FlowKey<V4>>(), size_of::<FlowKey<V6>>());
-        let (fragment_v4, fragment_v6) = (size_of::<FragmentKey<V4>>(), size_of::<FragmentKey<V6>>());
         let counters = CounterIndex::entries(self.slots);
+        let fragments = FragmentCell::entries(self.slots);
         vec![
             spec(map::ENDPOINTS, INDEX, size_of::<Endpoint>(), capacity::NEAR_IFINDEXES),
             spec(map::ENDPOINTS_FAR, INDEX, size_of::<Endpoint>(), self.far_endpoints),
             spec(map::POLICY_WORDS, INDEX, size_of::<PolicyWord>(), self.slots),
+            spec(map::PODS, INDEX, size_of::<Endpoint>(), self.slots),
             spec(map::IDENTITY_V4, size_of::<V4>(), size_of::<u32>(), self.addresses),
             spec(map::IDENTITY_V6, size_of::<V6>(), size_of::<u32>(), self.addresses),
             spec(map::CIDR_V4, prefix_v4, size_of::<u32>(), self.cidrs),
@@ -136,8 +137,10 @@ impl Sizing {
             spec(map::FLOWS_V6, flow_v6, size_of::<Flow>(), self.flows),
             spec(map::UNANSWERED_V4, flow_v4, size_of::<Flow>(), self.unanswered),
             spec(map::UNANSWERED_V6, flow_v6, size_of::<Flow>(), self.unanswered),
-            spec(map::FRAGMENTS_V4, fragment_v4, size_of::<Fragment>(), self.fragments),
-            spec(map::FRAGMENTS_V6, fragment_v6, size_of::<Fragment>(), self.fragments),
+            spec(map::FRAGMENTS, INDEX, size_of::<FragmentCell>(), fragments),
+            spec(map::BACKENDS, size_of::<BackendKey>(), size_of::<Backend>(), self.backends),
+            spec(map::NODE_PORTS, INDEX, PORT_SET_BYTES, capacity::NODE_PORTS),
+            spec(map::SECRET, INDEX, size_of::<[u32; 2]>(), 1),
             spec(map::ADDRESS_ROLES_V4, size_of::<V4>(), size_of::<u32>(), self.address_roles),
             spec(map::ADDRESS_ROLES_V6, size_of::<V6>(), size_of::<u32>(), self.address_roles),
             spec(map::COUNTERS, INDEX, size_of::<Counter>(), counters),
@@ -176,7 +179,7 @@ impl Sizing {
     /// Takes over the size of one pinned map; what two maps share is the smaller of both.
     fn keep(&mut self, name: &str, entries: u32) {
         let field = match name {
-            map::POLICY_WORDS | map::EVENT_TOKENS => &mut self.slots,
+            map::POLICY_WORDS | map::PODS | map::EVENT_TOKENS => &mut self.slots,
             map::ENDPOINTS_FAR => &mut self.far_endpoints,
             map::IDENTITY_V4 | map::IDENTITY_V6 => &mut self.addresses,
             map::CIDR_V4 | map::CIDR_V6 => &mut self.cidrs,
@@ -184,11 +187,15 @@ impl Sizing {
             map::PORT_SETS => &mut self.port_sets,
             map::FLOWS_V4 | map::FLOWS_V6 => &mut self.flows,
             map::UNANSWERED_V4 | map::UNANSWERED_V6 => &mut self.unanswered,
-            map::FRAGMENTS_V4 | map::FRAGMENTS_V6 => &mut self.fragments,
+            map::BACKENDS => &mut self.backends,
             map::ADDRESS_ROLES_V4 | map::ADDRESS_ROLES_V6 => &mut self.address_roles,
             map::EVENTS => &mut self.event_ring_bytes,
             map::COUNTERS => {
                 self.slots = self.slots.min(entries / CounterIndex::PER_SLOT);
+                return;
+            }
+            map::FRAGMENTS => {
+                self.slots = self.slots.min(entries / FragmentCell::PER_SLOT);
                 return;
             }
             // Sizes that the object fixes.

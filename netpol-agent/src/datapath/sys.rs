@@ -33,7 +33,7 @@ const MAX_PROGRAMS: usize = 64;
 const fn attach_type(hook: Hook) -> u32 {
     match hook {
         Hook::FromPod => BPF_TCX_INGRESS,
-        Hook::ToPod => BPF_TCX_EGRESS,
+        Hook::ToPod | Hook::ToUplink => BPF_TCX_EGRESS,
     }
 }
 

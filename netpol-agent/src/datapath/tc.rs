@@ -43,7 +43,7 @@ pub(super) enum Filter {
 const fn parent(hook: Hook) -> TcHandle {
     let minor = match hook {
         Hook::FromPod => TcHandle::MIN_INGRESS,
-        Hook::ToPod => TcHandle::MIN_EGRESS,
+        Hook::ToPod | Hook::ToUplink => TcHandle::MIN_EGRESS,
     };
     TcHandle { major: u16::MAX, minor }
 }
@@ -53,6 +53,7 @@ const fn filter_name(hook: Hook) -> &'static str {
     match hook {
         Hook::FromPod => "netpol_from_pod",
         Hook::ToPod => "netpol_to_pod",
+        Hook::ToUplink => "netpol_to_uplink",
     }
 }
 

@@ -10,6 +10,8 @@ pub enum Hook {
     FromPod = 0,
     /// TC egress of the pod's host veth: packets that the pod receives.
     ToPod = 1,
+    /// TC egress of a device that leads away from the pods: packets that leave this node.
+    ToUplink = 2,
 }
 
 impl Hook {
@@ -18,7 +20,7 @@ impl Hook {
     #[inline(always)]
     pub const fn direction(self) -> super::Direction {
         match self {
-            Self::FromPod => super::Direction::Egress,
+            Self::FromPod | Self::ToUplink => super::Direction::Egress,
             Self::ToPod => super::Direction::Ingress,
         }
     }

@@ -24,19 +24,9 @@ impl AllowKey {
     }
 }
 
-/// What a flow entry is for.
-#[repr(u8)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum FlowKind {
-    /// Opened and answered at the pod's own veth.
-    Direct = 0,
-    /// Judged where the packet left, after the service translation; never matches a reply (design §3.5).
-    Deferred = 1,
-}
-
 /// A flow as one pod sees it: both directions of the flow have the same key. `A` is [`V4`] or [`V6`].
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlowKey<A> {
     /// The local pod's address, network order.
     pub pod: A,
@@ -48,41 +38,30 @@ pub struct FlowKey<A> {
     pub peer_port: u16,
     /// IANA protocol number.
     pub protocol: u8,
-    /// A [`FlowKind`] as number.
-    pub kind: u8,
+    /// Always zero.
+    pub pad: u8,
     /// The pod's slot: two pods of one node have an entry each.
     pub slot: u16,
 }
 assert_wire_layout!(FlowKey<V4>, size = 16, align = 4, {
-    pod: V4, peer: V4, pod_port: u16, peer_port: u16, protocol: u8, kind: u8, slot: u16
+    pod: V4, peer: V4, pod_port: u16, peer_port: u16, protocol: u8, pad: u8, slot: u16
 });
 assert_wire_layout!(FlowKey<V6>, size = 40, align = 4, {
-    pod: V6, peer: V6, pod_port: u16, peer_port: u16, protocol: u8, kind: u8, slot: u16
+    pod: V6, peer: V6, pod_port: u16, peer_port: u16, protocol: u8, pad: u8, slot: u16
 });
 
-/// A fragmented datagram, seen at one pod's veth.
+/// A deferred flow at the place where its packets leave: its cookie, and whose it is.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FragmentKey<A> {
-    /// Source address, network order.
-    pub source: A,
-    /// Destination address, network order.
-    pub destination: A,
-    /// Identification: 16 bits in IPv4, 32 in IPv6; host order.
-    pub id: u32,
+pub struct BackendKey {
+    /// `classify::cookie` of the flow as its pod sees it, from `skb->hash`.
+    pub cookie: u32,
     /// The pod's slot.
     pub slot: u16,
-    /// IANA protocol number.
-    pub protocol: u8,
-    /// A `Direction` as number: a datagram from one local pod to another is seen at both.
-    pub direction: u8,
+    /// Always zero.
+    pub pad: u16,
 }
-assert_wire_layout!(FragmentKey<V4>, size = 16, align = 4, {
-    source: V4, destination: V4, id: u32, slot: u16, protocol: u8, direction: u8
-});
-assert_wire_layout!(FragmentKey<V6>, size = 40, align = 4, {
-    source: V6, destination: V6, id: u32, slot: u16, protocol: u8, direction: u8
-});
+assert_wire_layout!(BackendKey, size = 8, align = 4, { cookie: u32, slot: u16, pad: u16 });
 
 /// Index into the counters: (slot, direction, reason) flattened, so that counting is one array access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -7,6 +7,7 @@
 mod address;
 mod event;
 mod keys;
+mod mark;
 #[cfg(feature = "user")]
 mod pod;
 mod reason;
@@ -14,16 +15,17 @@ mod values;
 
 pub use address::{Mac, V4, V6};
 pub use event::{Event, Hook};
-pub use keys::{AllowKey, CounterIndex, FlowKey, FlowKind, FragmentKey};
+pub use keys::{AllowKey, BackendKey, CounterIndex, FlowKey};
+pub use mark::{Mark, Sender};
 pub use reason::{Reason, UnknownReason};
 pub use values::{
-    AddressRole, AllowValue, Config, Counter, Direction, Endpoint, EndpointFlags, EventGate, Flow, FlowState, FlowWord,
-    Fragment, PolicyWord, PortRule, Timeouts, TokenBucket,
+    AddressRole, AllowValue, Backend, Config, Counter, Direction, Endpoint, EndpointFlags, EventGate, Flow, FlowState,
+    FlowWord, FragmentCell, PolicyWord, PortRule, Prefix, Timeouts, TokenBucket,
 };
 
 /// Version of everything in this module. Pinned objects live in a directory that carries it, so that an agent never
 /// reads maps of another layout.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Identity of an address that no peer selector and no ipBlock of any local policy matches.
 pub const IDENTITY_NONE: u32 = 0;
@@ -64,10 +66,12 @@ pub mod capacity {
     pub const FLOWS: u32 = 65_536;
     /// Flows that nobody has answered yet, for each family.
     pub const UNANSWERED: u32 = 32_768;
-    /// Datagrams of which the first fragment was seen, for each family.
-    pub const FRAGMENTS: u32 = 8_192;
     /// The node's own addresses and service addresses, for each family.
     pub const ADDRESS_ROLES: u32 = 32_768;
+    /// Backends of deferred flows, both families.
+    pub const BACKENDS: u32 = 65_536;
+    /// Transport protocols with a set of node ports: TCP, UDP, SCTP, in this order.
+    pub const NODE_PORTS: u32 = 3;
     /// Bytes of the event ring buffer (a power of two of pages).
     pub const EVENT_RING_BYTES: u32 = 1 << 20;
     /// Cells of the table that keeps one flow from filling the event ring.
@@ -82,6 +86,8 @@ pub mod map {
     pub const ENDPOINTS_FAR: &str = "ENDPOINTS_FAR";
     /// [`PolicyWord`](super::PolicyWord) by slot; memory-mapped, so that one store changes all of it.
     pub const POLICY_WORDS: &str = "POLICY_WORDS";
+    /// [`Endpoint`](super::Endpoint) by slot: whose packet a mark speaks of.
+    pub const PODS: &str = "PODS";
     /// IPv4 address to identity.
     pub const IDENTITY_V4: &str = "IDENTITY_V4";
     /// IPv6 address to identity.
@@ -102,14 +108,18 @@ pub mod map {
     pub const UNANSWERED_V4: &str = "UNANSWERED_V4";
     /// Unanswered IPv6 flows (LRU).
     pub const UNANSWERED_V6: &str = "UNANSWERED_V6";
-    /// First fragments seen, IPv4 (LRU).
-    pub const FRAGMENTS_V4: &str = "FRAGMENTS_V4";
-    /// First fragments seen, IPv6 (LRU).
-    pub const FRAGMENTS_V6: &str = "FRAGMENTS_V6";
+    /// [`FragmentCell`](super::FragmentCell) by its index.
+    pub const FRAGMENTS: &str = "FRAGMENTS";
     /// [`AddressRole`](super::AddressRole) of an IPv4 address.
     pub const ADDRESS_ROLES_V4: &str = "ADDRESS_ROLES_V4";
     /// [`AddressRole`](super::AddressRole) of an IPv6 address.
     pub const ADDRESS_ROLES_V6: &str = "ADDRESS_ROLES_V6";
+    /// [`Backend`](super::Backend) by [`BackendKey`](super::BackendKey): where a service's translation led (LRU).
+    pub const BACKENDS: &str = "BACKENDS";
+    /// Bit sets of the node's own ports that services translate, one a transport protocol.
+    pub const NODE_PORTS: &str = "NODE_PORTS";
+    /// Four random words that hashes are keyed with; zero until userspace has filled them.
+    pub const SECRET: &str = "SECRET";
     /// [`Counter`](super::Counter) by [`CounterIndex`](super::CounterIndex), per CPU.
     pub const COUNTERS: &str = "COUNTERS";
     /// Event gates by flow hash, per CPU.
@@ -130,6 +140,8 @@ pub mod program {
     pub const FROM_POD: &str = "from_pod";
     /// TC egress of the pod's host veth.
     pub const TO_POD: &str = "to_pod";
+    /// TC egress of every other leaf device.
+    pub const TO_UPLINK: &str = "to_uplink";
 }
 
 /// Fails the build when a wire type changes size, alignment or fields, or has hidden padding.

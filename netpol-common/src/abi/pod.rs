@@ -3,8 +3,8 @@
 #![expect(unsafe_code, reason = "aya::Pod is an unsafe trait; this is its one home")]
 
 use super::{
-    AllowKey, AllowValue, Config, Counter, Endpoint, EventGate, Flow, FlowKey, Fragment, FragmentKey, PolicyWord,
-    TokenBucket, V4, V6,
+    AllowKey, AllowValue, Backend, BackendKey, Config, Counter, Endpoint, EventGate, Flow, FlowKey, FragmentCell,
+    PolicyWord, TokenBucket, V4, V6,
 };
 
 macro_rules! wire_pod {
@@ -18,6 +18,8 @@ macro_rules! wire_pod {
 wire_pod!(
     AllowKey,
     AllowValue,
+    Backend,
+    BackendKey,
     Config,
     Counter,
     Endpoint,
@@ -25,9 +27,7 @@ wire_pod!(
     Flow,
     FlowKey<V4>,
     FlowKey<V6>,
-    Fragment,
-    FragmentKey<V4>,
-    FragmentKey<V6>,
+    FragmentCell,
     PolicyWord,
     TokenBucket,
     V4,

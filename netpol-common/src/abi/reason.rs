@@ -68,7 +68,7 @@ reasons! {
     RelatedIcmp = 8, "related-icmp", hubble = 0;
     /// TCP packet in mid-stream of an unknown flow that policy allows.
     PickedUp = 9, "picked-up", hubble = 0;
-    /// Goes to a service address: judged where it leaves, after translation.
+    /// Goes to a service address or a service's port of the node: judged where it leaves, after translation.
     Deferred = 10, "deferred", hubble = 0;
     /// Allowed, but the flow table took no entry for it.
     FlowNotRecorded = 11, "flow-not-recorded", hubble = 0;
@@ -76,6 +76,12 @@ reasons! {
     FragmentOfAllowed = 12, "fragment-of-allowed", hubble = 0;
     /// No policy is enforced yet: first install before the first full sync.
     PassThrough = 13, "pass-through", hubble = 0;
+    /// Left the node, or reached a local pod, after a service's translation, and policy allows that backend.
+    AllowedAfterTranslation = 14, "allowed-after-translation", hubble = 0;
+    /// A pod's packet to itself, through a service.
+    ToSelf = 15, "to-self", hubble = 0;
+    /// Carries a mark that no pod's packet has.
+    ForeignMark = 16, "foreign-mark", hubble = 0;
 
     /// The pod is isolated in this direction and no rule allows the packet.
     PolicyDenied = 32, "policy-denied", hubble = 133;
@@ -119,6 +125,10 @@ reasons! {
     MidStream = 51, "mid-stream", hubble = 163;
     /// Tunnel packet from a pod towards a node.
     TunnelFromPod = 52, "tunnel-from-pod", hubble = 134;
+    /// Reply from a service of which no backend that policy allows was reached.
+    UnconfirmedReply = 53, "unconfirmed-reply", hubble = 133;
+    /// After a service's translation: the pod is isolated for egress and no rule allows this backend.
+    DeniedAfterTranslation = 54, "denied-after-translation", hubble = 133;
 }
 
 impl Reason {

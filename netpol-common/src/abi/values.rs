@@ -1,6 +1,6 @@
 //! Map values and the object's configuration.
 
-use super::{Mac, POLICY_NOT_ISOLATED, SLOT_NONE, V4, V6, assert_wire_layout};
+use super::{Mac, POLICY_NOT_ISOLATED, Reason, SLOT_NONE, V4, V6, assert_wire_layout};
 
 /// Direction of traffic **as the pod sees it**. The TC hook is the other type, [`super::Hook`].
 #[repr(u8)]
@@ -51,6 +51,8 @@ impl EndpointFlags {
     pub const ANY_SOURCE: u16 = 1 << 3;
     /// First install: everything passes until the first full sync (flows are recorded all the same).
     pub const PASS_THROUGH: u16 = 1 << 4;
+    /// No pod's interface but a device whose frames begin with the IP header (WireGuard, IP in IP, tun).
+    pub const NO_LINK_HEADER: u16 = 1 << 5;
 }
 
 /// A local pod's interface. Written before its hooks are attached and when its addresses change; what changes with
@@ -204,8 +206,8 @@ pub enum FlowState {
 pub struct FlowWord(pub u64);
 
 impl FlowWord {
-    /// The peer is the node itself: always allowed, never judged again.
-    pub const OWN_NODE: u8 = 1;
+    /// The peer is the node itself, or the pod itself through a service: always allowed, never judged again.
+    pub const EXEMPT: u8 = 1;
     /// Taken up in mid-stream, without having seen its SYN.
     pub const PICKED_UP: u8 = 1 << 1;
     /// The opener has sent FIN.
@@ -218,6 +220,8 @@ impl FlowWord {
     pub const DEFERRED: u8 = 1 << 4;
     /// Has been answered at least once.
     pub const ANSWERED: u8 = 1 << 5;
+    /// Deferred: under this revision, policy allows the backend that the translation leads to.
+    pub const CONFIRMED: u8 = 1 << 6;
 
     /// A word of its parts.
     #[must_use]
@@ -281,6 +285,13 @@ impl FlowWord {
         Self(self.0 | (flag as u64) << 16)
     }
 
+    /// The same with `flag` cleared.
+    #[must_use]
+    #[inline(always)]
+    pub const fn without_flag(self, flag: u8) -> Self {
+        Self(self.0 & !((flag as u64) << 16))
+    }
+
     /// The same under another revision.
     #[must_use]
     #[inline(always)]
@@ -297,27 +308,83 @@ pub struct Flow {
     pub word: FlowWord,
     /// Jiffies (low 32 bits) of the last packet.
     pub last_seen: u32,
+    /// Slot of the local pod that opened the flow from behind a masquerade; `SLOT_NONE` if the peer's address tells who it is.
+    pub origin: u16,
     /// Always zero.
-    pub pad: u32,
+    pub pad: u16,
 }
-assert_wire_layout!(Flow, size = 16, align = 8, { word: FlowWord, last_seen: u32, pad: u32 });
+assert_wire_layout!(Flow, size = 16, align = 8, { word: FlowWord, last_seen: u32, origin: u16, pad: u16 });
 
-/// Ports of a fragmented datagram, learnt from its first fragment.
+/// Where a service's translation led a deferred flow, and policy allowed it to go.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fragment {
-    /// Source port, host order (ICMP: the echo identifier).
-    pub source_port: u16,
-    /// Destination port, host order.
-    pub destination_port: u16,
-    /// Jiffies (low 32 bits) when the first fragment passed.
-    pub seen: u32,
-    /// 1 if policy let the first fragment pass.
-    pub allowed: u32,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backend {
+    /// The backend's address, network order; IPv4 in the first word.
+    pub address: [u32; 4],
+    /// Its port, host order.
+    pub port: u16,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// Always zero.
+    pub pad: u8,
 }
-assert_wire_layout!(Fragment, size = 12, align = 4, {
-    source_port: u16, destination_port: u16, seen: u32, allowed: u32
-});
+assert_wire_layout!(Backend, size = 20, align = 4, { address: [u32; 4], port: u16, protocol: u8, pad: u8 });
+
+/// What became of a datagram's first fragment, in one word that one store changes. Cells are indexed by slot and hash, so
+/// that one pod's datagrams never take the room of another's; a later datagram in the same cell takes its place.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FragmentCell(pub u64);
+assert_wire_layout!(FragmentCell, size = 8, align = 8, { 0: u64 });
+
+impl FragmentCell {
+    /// Cells of a slot, a power of two.
+    pub const PER_SLOT: u32 = 2_048;
+    /// Jiffies to one tick of the cell's clock, as a shift: 16 bits last more than a quarter of an hour.
+    const TICK_SHIFT: u32 = 4;
+    const FINGERPRINT: u64 = !0xff_ffff;
+
+    /// The cell of a datagram of `slot` with this fingerprint.
+    #[must_use]
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the low bits choose the cell")]
+    pub const fn index(slot: u16, fingerprint: u64) -> u32 {
+        slot as u32 * Self::PER_SLOT + (fingerprint as u32 & (Self::PER_SLOT - 1))
+    }
+
+    /// Cells for `slots` slots.
+    #[must_use]
+    pub const fn entries(slots: u32) -> u32 {
+        slots * Self::PER_SLOT
+    }
+
+    /// A first fragment that was judged `reason` at `now` (jiffies).
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(fingerprint: u64, now: u32, reason: Reason) -> Self {
+        Self(fingerprint & Self::FINGERPRINT | (now >> Self::TICK_SHIFT & 0xffff) as u64 * 256 | reason as u64)
+    }
+
+    /// What later fragments of the datagram with this fingerprint are judged; none if its first one was not seen within
+    /// `limit` jiffies.
+    #[must_use]
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "takes 16 bits of the clock and 8 of the reason")]
+    pub const fn for_later(self, fingerprint: u64, now: u32, limit: u32) -> Option<Reason> {
+        const DEFERRED: u8 = Reason::Deferred as u8;
+        const TO_OWN_NODE: u8 = Reason::ToOwnNode as u8;
+        let age = ((now >> Self::TICK_SHIFT) as u16).wrapping_sub((self.0 >> 8) as u16);
+        if self.0 == 0 || (self.0 ^ fingerprint) & Self::FINGERPRINT != 0 || age as u32 > limit >> Self::TICK_SHIFT {
+            return None;
+        }
+        Some(match self.0 as u8 {
+            DEFERRED => Reason::Deferred,
+            TO_OWN_NODE => Reason::ToOwnNode,
+            denied if denied >= Reason::FIRST_DROP => Reason::FragmentOfDenied,
+            _ => Reason::FragmentOfAllowed,
+        })
+    }
+}
 
 /// Bits that say what an address is to this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -326,7 +393,7 @@ pub struct AddressRole;
 impl AddressRole {
     /// One of the node's own addresses.
     pub const OWN: u32 = 1;
-    /// A service address: kube-proxy rewrites it, so egress is judged where the packet leaves.
+    /// A service address: kube-proxy rewrites it, so egress is judged where the packet leaves, on the backend.
     pub const SERVICE: u32 = 1 << 1;
     /// An address of another node of the cluster: no pod may send it tunnel packets.
     pub const NODE: u32 = 1 << 2;
@@ -411,6 +478,23 @@ impl Timeouts {
     }
 }
 
+/// Addresses whose bits under a mask are these, in words of network-order bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prefix<const WORDS: usize> {
+    /// The bits.
+    pub address: [u32; WORDS],
+    /// Which bits count.
+    pub mask: [u32; WORDS],
+}
+assert_wire_layout!(Prefix<1>, size = 8, align = 4, { address: [u32; 1], mask: [u32; 1] });
+assert_wire_layout!(Prefix<4>, size = 32, align = 4, { address: [u32; 4], mask: [u32; 4] });
+
+impl<const WORDS: usize> Prefix<WORDS> {
+    /// No address.
+    pub const NONE: Self = Self { address: [1; WORDS], mask: [0; WORDS] };
+}
+
 /// Settings that the loader writes into the object before it is verified (read-only to the programs, hence free).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -431,10 +515,14 @@ pub struct Config {
     pub slots: u32,
     /// Position of the lowest bit of `mark_mask`; the BPF target has no instruction to find it.
     pub mark_shift: u32,
+    /// The cluster's IPv4 service range.
+    pub services_v4: Prefix<1>,
+    /// The cluster's IPv6 service range.
+    pub services_v6: Prefix<4>,
 }
-assert_wire_layout!(Config, size = 56, align = 4, {
+assert_wire_layout!(Config, size = 96, align = 4, {
     timeouts: Timeouts, mark_mask: u32, flags: u32, hz: u32, event_interval: u32, events_per_second: u32, slots: u32,
-    mark_shift: u32
+    mark_shift: u32, services_v4: Prefix<1>, services_v6: Prefix<4>
 });
 
 impl Config {
@@ -457,6 +545,8 @@ impl Config {
             events_per_second: 100,
             slots: super::capacity::SLOTS,
             mark_shift: 24,
+            services_v4: Prefix::NONE,
+            services_v6: Prefix::NONE,
         }
     }
 

@@ -1,24 +1,14 @@
 //! Flow, then policy: the part of the decision that is the same in both directions.
 
-use super::{Found, Frame, Shared, Stage, Tables, Verdict, merge};
+use super::cookie::{cookie, fingerprint};
+use super::deferred::is_deferred;
+use super::{Found, Shared, Stage, Tables, Verdict, merge};
 use crate::abi::{
-    AddressRole, AllowKey, Config, Direction, FlowKey, FlowKind, FlowState, FlowWord, Fragment, FragmentKey,
-    POLICY_DENY, POLICY_NOT_ISOLATED, PortRule, Reason,
+    AddressRole, AllowKey, Config, Direction, Flow, FlowKey, FlowState, FlowWord, FragmentCell, POLICY_DENY,
+    POLICY_NOT_ISOLATED, PortRule, Reason, SLOT_NONE, Sender,
 };
 use crate::flow::{self, Setting};
-use crate::packet::{Address, Header, Icmp, PacketBytes, Part, Quoted, protocol, tcp_flag};
-
-/// A packet that may open a flow.
-struct Attempt<'a, A, H> {
-    /// The flow it would open.
-    key: &'a FlowKey<A>,
-    /// Its direction.
-    direction: Direction,
-    /// An entry of the same key that is dead, or that this packet replaces.
-    // verifier: the handle alone. Of a whole entry that is not there, the compiler would store what a register happens
-    // to hold, and half a pointer in a 32-bit field is refused.
-    old: Option<H>,
-}
+use crate::packet::{Address, Header, Icmp, PacketBytes, Part, Quoted, Scratch, protocol, settle_all, tcp_flag};
 
 /// What may be done with the flow table for this packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -35,23 +25,18 @@ enum Opens {
 impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
     /// Judges a packet whose header is parsed and whose ends are checked.
     #[inline(always)]
-    pub(super) fn decide<A: Address>(&self, header: &mut Header<A>, direction: Direction) -> Verdict
+    pub(super) fn decide<A: Address>(&self, scratch: &mut Scratch<A>, direction: Direction) -> Verdict
     where
         T: Tables<A>,
     {
         let this = whole(self);
-        if let Part::Later(offset) = header.part {
-            return this.follow_first_fragment(header, direction, offset);
+        let part = scratch.header.part;
+        if let Part::Later(offset) = part {
+            return this.follow_first_fragment(&scratch.header, direction, offset);
         }
-        let verdict = this.decide_flow(header, direction);
-        if header.part == Part::First {
-            let fragment = Fragment {
-                source_port: header.source_port,
-                destination_port: header.destination_port,
-                seen: this.tables.now(),
-                allowed: u32::from(!verdict.is_drop()),
-            };
-            this.tables.record_fragment(&this.fragment_key(header, direction), &fragment);
+        let verdict = this.decide_flow(scratch, direction);
+        if part == Part::First {
+            this.record_fragment(&scratch.header, direction as u8, verdict);
         }
         verdict
     }
@@ -60,32 +45,36 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
     #[inline(always)]
     fn follow_first_fragment<A: Address>(&self, header: &Header<A>, direction: Direction, offset: u16) -> Verdict
     where
-        T: Tables<A>,
+        T: Shared,
     {
         // RFC 1858, RFC 3128: a fragment that starts inside the TCP header could rewrite what was judged.
         if header.protocol == protocol::TCP && offset < 20 {
             return Verdict(Reason::FragmentTooSmall);
         }
-        let limit = self.tables.setting(Setting::Fragment);
-        match self.tables.find_fragment(&self.fragment_key(header, direction)) {
-            Some(first) if flow::is_live(self.tables.now(), first.seen, limit) => {
-                Verdict(if first.allowed == 1 { Reason::FragmentOfAllowed } else { Reason::FragmentOfDenied })
-            }
-            _ if self.is_unpoliced() => Verdict(Reason::NotIsolated),
-            _ => Verdict(Reason::FragmentWithoutFirst),
-        }
+        let otherwise = if self.is_unpoliced() { Reason::NotIsolated } else { Reason::FragmentWithoutFirst };
+        Verdict(self.first_fragment(header, direction as u8).unwrap_or(otherwise))
     }
 
+    /// What the first fragment of this one's datagram makes of it, if it was seen at this place.
     #[inline(always)]
-    fn fragment_key<A: Address>(&self, header: &Header<A>, direction: Direction) -> FragmentKey<A> {
-        FragmentKey {
-            source: header.source,
-            destination: header.destination,
-            id: header.fragment_id,
-            slot: self.subject.endpoint.slot,
-            protocol: header.fragment_protocol,
-            direction: direction as u8,
-        }
+    pub(super) fn first_fragment<A: Address>(&self, header: &Header<A>, at: u8) -> Option<Reason>
+    where
+        T: Shared,
+    {
+        let fingerprint = fingerprint(header, at, self.tables.secret());
+        let cell = self.tables.fragment(FragmentCell::index(self.subject.endpoint.slot, fingerprint));
+        cell.for_later(fingerprint, self.tables.now(), self.tables.setting(Setting::Fragment))
+    }
+
+    /// Remembers what became of a first fragment at this place.
+    #[inline(always)]
+    pub(super) fn record_fragment<A: Address>(&self, header: &Header<A>, at: u8, Verdict(reason): Verdict)
+    where
+        T: Shared,
+    {
+        let fingerprint = fingerprint(header, at, self.tables.secret());
+        let cell = FragmentCell::new(fingerprint, self.tables.now(), reason);
+        self.tables.set_fragment(FragmentCell::index(self.subject.endpoint.slot, fingerprint), cell);
     }
 
     /// True if no policy isolates the pod in any direction.
@@ -95,25 +84,38 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
     }
 
     #[inline(always)]
-    fn decide_flow<A: Address>(&self, header: &mut Header<A>, direction: Direction) -> Verdict
+    fn decide_flow<A: Address>(&self, scratch: &mut Scratch<A>, direction: Direction) -> Verdict
     where
         T: Tables<A>,
     {
-        let key = flow_key(header, direction, self.subject.endpoint.slot);
-        if !has_flow(header) {
-            return self.decide_new(header, &Attempt { key: &key, direction, old: None });
-        }
-        let found = self.tables.find_flow(&key);
-        if let Some(found) = &found {
-            let limit = self.tables.setting(flow::timeout(header.protocol, found.flow.word.state()));
+        write_flow_key(scratch, direction, self.subject.endpoint.slot);
+        let scratch = settle_all(scratch);
+        let mut old = None;
+        if has_flow(&scratch.header)
+            && let Some(found) = self.tables.find_flow(&scratch.key)
+        {
+            let limit = self.tables.setting(flow::timeout(scratch.header.protocol, found.flow.word.state()));
             if flow::is_live(self.tables.now(), found.flow.last_seen, limit)
-                && let Some(verdict) = self.decide_known(header, direction, &key, found)
+                && let Some(verdict) = self.decide_known(scratch, direction, &found)
             {
-                return verdict;
+                return self.name_deferred(&scratch.key, verdict);
             }
+            old = Some(found.handle);
         }
-        let verdict = self.decide_new(header, &Attempt { key: &key, direction, old: found.map(|found| found.handle) });
-        merge(header, verdict)
+        let verdict = self.decide_new(scratch, direction, &old);
+        self.name_deferred(&scratch.key, merge(&mut scratch.header, verdict))
+    }
+
+    /// Names the flow of a packet that is judged where it leaves.
+    #[inline(always)]
+    fn name_deferred<A: Address>(&self, key: &FlowKey<A>, verdict: Verdict) -> Verdict
+    where
+        T: Tables<A>,
+    {
+        if is_deferred(verdict.0) {
+            self.tables.set_cookie(cookie(key, self.tables.secret()));
+        }
+        verdict
     }
 
     /// A packet of a live flow. The opener's tuple is judged again when the slot's revision has moved, whichever
@@ -122,17 +124,20 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
     #[inline(always)]
     fn decide_known<A: Address>(
         &self,
-        header: &mut Header<A>,
+        scratch: &mut Scratch<A>,
         direction: Direction,
-        key: &FlowKey<A>,
         found: &Found<T::Handle>,
     ) -> Option<Verdict>
     where
         T: Tables<A>,
     {
         let now = self.tables.now();
-        let word = self.current(header, key, found.flow.word);
-        let from_opener = word.opener() == direction;
+        let from_opener = found.flow.word.opener() == direction;
+        let word = match self.current(scratch, &found.flow, from_opener) {
+            Ok(word) => word,
+            Err(reason) => return Some(Verdict(reason)),
+        };
+        let Scratch { header, key, .. } = scratch;
         let replaceable = !from_opener || matches!(word.state(), FlowState::Closing | FlowState::Revoked);
         if replaceable && flow::is_syn(header.protocol, header.tcp_flags) {
             return None;
@@ -142,72 +147,116 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
             return None;
         }
         if word.state() == FlowState::Revoked {
-            self.tables.update_flow(found, &flow::seen(word, now));
+            self.tables.update_flow(found, &flow::seen(found.flow, word, now));
             header.judged_policy = self.subject.policy.policy(word.opener());
             return Some(Verdict(Reason::FlowRevoked));
         }
-        let next = flow::seen(flow::advance(word, header.protocol, header.tcp_flags, direction), now);
+        let next = flow::seen(found.flow, flow::advance(word, header.protocol, header.tcp_flags, direction), now);
         let settled = flow::is_settled(next.word, header.protocol, from_opener);
         let promoted = !found.answered && settled && self.tables.promote_flow(key, &next);
         if !promoted && next != found.flow {
             self.tables.update_flow(found, &next);
         }
-        Some(Verdict(if from_opener { Reason::Established } else { Reason::Reply }))
+        let reason = match (from_opener, word.has(FlowWord::DEFERRED), word.has(FlowWord::EXEMPT)) {
+            (true, true, true) => Reason::ToOwnNode,
+            (true, true, false) => Reason::Deferred,
+            (true, false, _) => Reason::Established,
+            (false, ..) => Reason::Reply,
+        };
+        Some(Verdict(reason))
     }
 
-    /// The flow's word under the slot's present revision.
+    /// The flow's word under the slot's present revision; an error if its packet is refused without being the flow's end.
     #[inline(always)]
-    fn current<A: Address>(&self, header: &mut Header<A>, key: &FlowKey<A>, word: FlowWord) -> FlowWord
+    fn current<A: Address>(&self, scratch: &mut Scratch<A>, flow: &Flow, from_opener: bool) -> Result<FlowWord, Reason>
     where
         T: Tables<A>,
     {
+        let word = flow.word;
+        if word.has(FlowWord::DEFERRED) {
+            // The pod's own packets are judged where they leave.
+            return if from_opener { Ok(word) } else { self.confirmed(scratch, word).ok_or(refusal(word)) };
+        }
         let revision = self.subject.policy.revision();
         if word.revision() == revision {
-            return word;
+            return Ok(word);
         }
-        let allowed = word.has(FlowWord::OWN_NODE) || !self.judge(header, key, word.opener()).is_drop();
+        let Scratch { header, key, .. } = scratch;
+        let allowed = word.has(FlowWord::EXEMPT) || !self.judge(header, key, word.opener(), flow.origin).is_drop();
         let state = if allowed { flow::resumed_state(word) } else { FlowState::Revoked };
-        word.with_state(state).with_revision(revision)
+        Ok(word.with_state(state).with_revision(revision))
     }
 
     /// A packet of no live flow: judged by policy in its own direction. An old entry is written over in place.
     // verifier: here and below, a function of its own is verified once for each call, not once for each path to it.
     #[inline(never)]
-    fn decide_new<A: Address>(&self, header: &mut Header<A>, attempt: &Attempt<'_, A, T::Handle>) -> Verdict
+    fn decide_new<A: Address>(&self, scratch: &mut Scratch<A>, direction: Direction, old: &Option<T::Handle>) -> Verdict
     where
         T: Tables<A>,
     {
         let this = whole(self);
-        let Attempt { key, direction, old } = whole(attempt);
+        let old = whole(old);
+        let Scratch { header, key, .. } = scratch;
         let opens = opens(header);
         if opens == Opens::InMidStream && this.flag(Config::STRICT_TCP) && !this.is_unpoliced() {
             return Verdict(Reason::MidStream);
         }
-        let own_node = header.from_own_node;
-        let verdict = if own_node { Verdict(Reason::FromOwnNode) } else { this.judge(header, key, *direction) };
+        let excuse = this.excuse(header, key, direction);
+        let verdict = match excuse {
+            Some(reason) => Verdict(reason),
+            None => this.judge(header, key, direction, header.origin),
+        };
         let verdict = merge(header, verdict);
-        if verdict.is_drop() || opens == Opens::No || is_to_group(header, *direction) {
+        if verdict.is_drop() || opens == Opens::No || is_to_group(header, direction) {
             return verdict;
         }
-        let mut flags = if own_node { FlowWord::OWN_NODE } else { 0 };
+        let mut flags = match excuse {
+            Some(Reason::Deferred) => FlowWord::DEFERRED,
+            Some(Reason::ToOwnNode) => FlowWord::DEFERRED | FlowWord::EXEMPT,
+            Some(_) => FlowWord::EXEMPT,
+            None => 0,
+        };
         if opens == Opens::InMidStream {
             flags |= FlowWord::PICKED_UP;
         }
-        let word = FlowWord::new(FlowState::Opening, *direction, flags, this.subject.policy.revision());
-        let opened = flow::seen(word, this.tables.now());
+        let word = FlowWord::new(FlowState::Opening, direction, flags, this.subject.policy.revision());
+        let opened = flow::opened(word, this.tables.now(), header.origin);
         match old {
             Some(handle) => this.tables.replace_flow(*handle, &opened),
             // A full table must not cut what policy allows; the counter tells.
             None if !this.tables.open_flow(key, &opened) => return Verdict(Reason::FlowNotRecorded),
             None => {}
         }
-        if opens == Opens::InMidStream { Verdict(Reason::PickedUp) } else { verdict }
+        if opens == Opens::InMidStream && excuse.is_none() { Verdict(Reason::PickedUp) } else { verdict }
+    }
+
+    /// Why policy is not asked about a packet of no flow, if it is not.
+    #[inline(always)]
+    fn excuse<A: Address>(&self, header: &Header<A>, key: &FlowKey<A>, direction: Direction) -> Option<Reason>
+    where
+        T: Tables<A>,
+    {
+        if direction == Direction::Egress {
+            return self.deferral(key);
+        }
+        if header.from_own_node {
+            return Some(Reason::FromOwnNode);
+        }
+        header.to_self.then_some(Reason::ToSelf)
     }
 
     /// Policy: may the flow's ends talk, opened in `direction`? The port is the one that the opener went for. What the
     /// peer was judged as is left in the header, for the event.
+    ///
+    /// `origin`: the slot of the peer, if it is a pod of this node that a masquerade hides.
     #[inline(never)]
-    fn judge<A: Address>(&self, header: &mut Header<A>, key: &FlowKey<A>, direction: Direction) -> Verdict
+    pub(super) fn judge<A: Address>(
+        &self,
+        header: &mut Header<A>,
+        key: &FlowKey<A>,
+        direction: Direction,
+        origin: u16,
+    ) -> Verdict
     where
         T: Tables<A>,
     {
@@ -216,8 +265,13 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
         if policy == POLICY_NOT_ISOLATED {
             return Verdict(Reason::NotIsolated);
         }
-        if direction == Direction::Egress && this.is_own_node(&key.peer) && !this.flag(Config::ENFORCE_OWN_NODE) {
-            return Verdict(Reason::ToOwnNode);
+        if direction == Direction::Egress {
+            if A::of_endpoint(this.subject.endpoint) == Some(key.peer.by_words()) {
+                return Verdict(Reason::ToSelf);
+            }
+            if this.is_own_node(&key.peer) && !this.flag(Config::ENFORCE_OWN_NODE) {
+                return Verdict(Reason::ToOwnNode);
+            }
         }
         let port = match direction {
             Direction::Ingress => key.pod_port,
@@ -227,10 +281,24 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
         if policy == POLICY_DENY {
             return Verdict(Reason::PolicyDenied);
         }
-        let identity = this.tables.identity(&key.peer);
+        let identity = this.peer_identity(key, origin);
         header.judged_identity = identity;
         let allowed = is_allowed(this.tables, policy, identity, key.protocol, port);
         Verdict(if allowed { Reason::AllowedByPolicy } else { Reason::PolicyDenied })
+    }
+
+    #[inline(always)]
+    fn peer_identity<A: Address>(&self, key: &FlowKey<A>, origin: u16) -> u32
+    where
+        T: Tables<A>,
+    {
+        if origin != SLOT_NONE
+            && let Some(sender) = self.tables.sender(origin)
+            && let Some(address) = A::of_endpoint(sender.endpoint)
+        {
+            return self.tables.identity(&address);
+        }
+        self.tables.identity(&key.peer)
     }
 
     #[inline(always)]
@@ -247,31 +315,41 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
     where
         T: Tables<A>,
     {
-        let Frame { from_host_stack, mark, .. } = *self.frame;
-        from_host_stack && mark & self.tables.setting(Setting::MarkMask) == 0 && self.is_own_node(source)
+        self.is_from_node_stack() && self.is_own_node(source)
+    }
+
+    /// Sent by the node's own stack: no interface brought it, and no pod's mark is on it.
+    #[inline(always)]
+    pub(super) fn is_from_node_stack(&self) -> bool
+    where
+        T: Shared,
+    {
+        self.frame.from_host_stack && self.marked_sender() == Sender::None
     }
 
     /// An ICMP error passes if the packet it quotes belongs to a live flow of this pod and it goes to that packet's
     /// source (or comes from its destination's side): no error is a licence of its own.
     #[inline(always)]
-    pub(super) fn is_related_error<A: Address>(&self, header: &mut Header<A>, direction: Direction) -> bool
+    pub(super) fn is_related_error<A: Address>(&self, scratch: &mut Scratch<A>, direction: Direction) -> bool
     where
         T: Tables<A>,
     {
+        let header = &scratch.header;
         let is_error = header.protocol == A::ICMP && A::icmp(header.icmp_type) == Icmp::Error;
-        is_error && header.part == Part::Whole && self.quotes_live_flow(header, direction)
+        is_error
+            && header.part == Part::Whole
+            && self.reads_quoted_flow(scratch, direction)
+            && self.has_live_flow(scratch)
     }
 
+    /// Makes the flow of the quoted packet the one in `scratch`; false if it can be none of this pod's.
     #[inline(never)]
-    fn quotes_live_flow<A: Address>(&self, header: &mut Header<A>, direction: Direction) -> bool
-    where
-        T: Tables<A>,
-    {
+    fn reads_quoted_flow<A: Address>(&self, scratch: &mut Scratch<A>, direction: Direction) -> bool {
         let this = whole(self);
-        let Some(quoted) = A::parse_quoted(this.packet, usize::from(header.l4) + 8) else {
+        let Some(quoted) = A::parse_quoted(this.packet, usize::from(scratch.header.l4) + 8) else {
             return false;
         };
-        if quoted.source != header.destination {
+        if quoted.source != scratch.header.destination {
             return false;
         }
         // The quoted packet went the other way: an error that the pod gets is about a packet of its own.
@@ -280,18 +358,33 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
             Direction::Ingress => (source, destination, source_port, destination_port),
             Direction::Egress => (destination, source, destination_port, source_port),
         };
-        let (kind, slot) = (FlowKind::Direct as u8, this.subject.endpoint.slot);
-        let key = FlowKey { pod, peer, pod_port, peer_port, protocol, kind, slot };
-        if A::of_endpoint(this.subject.endpoint) != Some(key.pod) {
-            return false;
-        }
-        let Some(found) = this.tables.find_flow(&key) else {
+        scratch.key = FlowKey { pod, peer, pod_port, peer_port, protocol, pad: 0, slot: this.subject.endpoint.slot };
+        A::of_endpoint(this.subject.endpoint) == Some(pod)
+    }
+
+    /// True if the flow in `scratch` lives and is allowed, seen from the side that did not open it: of a deferred one, that
+    /// policy has let it go.
+    #[inline(never)]
+    fn has_live_flow<A: Address>(&self, scratch: &mut Scratch<A>) -> bool
+    where
+        T: Tables<A>,
+    {
+        let this = whole(self);
+        let Some(found) = this.tables.find_flow(&scratch.key) else {
             return false;
         };
-        let word = this.current(header, &key, found.flow.word);
-        let limit = this.tables.setting(flow::timeout(key.protocol, word.state()));
+        let Ok(word) = this.current(scratch, &found.flow, false) else {
+            return false;
+        };
+        let limit = this.tables.setting(flow::timeout(scratch.key.protocol, word.state()));
         word.state() != FlowState::Revoked && flow::is_live(this.tables.now(), found.flow.last_seen, limit)
     }
+}
+
+/// Why a packet that comes back on a deferred flow is refused.
+#[inline(always)]
+fn refusal(word: FlowWord) -> Reason {
+    if word.has(FlowWord::CONFIRMED) { Reason::FlowRevoked } else { Reason::UnconfirmedReply }
 }
 
 /// The allow table's word on (`policy`, `identity`, `protocol`, `port`).
@@ -313,15 +406,16 @@ fn is_allowed<T: Shared>(tables: &T, policy: u16, identity: u32, protocol: u8, p
     }
 }
 
-/// The flow as the pod sees it.
+/// Writes the flow as the pod sees it.
 #[inline(always)]
-fn flow_key<A: Address>(header: &Header<A>, direction: Direction, slot: u16) -> FlowKey<A> {
+pub(super) fn write_flow_key<A: Address>(scratch: &mut Scratch<A>, direction: Direction, slot: u16) {
+    let Scratch { header, key, .. } = scratch;
     let (source, destination) = (header.source.by_words(), header.destination.by_words());
     let (pod, peer, pod_port, peer_port) = match direction {
         Direction::Egress => (source, destination, header.source_port, header.destination_port),
         Direction::Ingress => (destination, source, header.destination_port, header.source_port),
     };
-    FlowKey { pod, peer, pod_port, peer_port, protocol: header.protocol, kind: FlowKind::Direct as u8, slot }
+    *key = FlowKey { pod, peer, pod_port, peer_port, protocol: header.protocol, pad: 0, slot };
 }
 
 /// True for a packet to a group: many may answer it and none can be its reply, so it opens no flow at the receiver.
@@ -352,6 +446,6 @@ fn opens<A: Address>(header: &Header<A>) -> Opens {
 /// Keeps a reference one argument: LLVM would pass what it points to, piece by piece, and a BPF function has five
 /// registers for arguments.
 #[inline(always)]
-fn whole<T>(reference: &T) -> &T {
+pub(super) fn whole<T>(reference: &T) -> &T {
     core::hint::black_box(reference)
 }

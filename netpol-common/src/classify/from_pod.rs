@@ -1,9 +1,9 @@
 //! Packets that a pod sends: is it really this pod, may any pod send that, and does egress policy allow it?
 
-use super::{AllTables, Frame, Report, Stage, Subject, Tables, Verdict};
+use super::{AllTables, Decision, Frame, Report, Stage, Subject, Tables};
 use crate::abi::{AddressRole, Config, Direction, EndpointFlags, Mac, Reason, V4, V6};
 use crate::packet::{
-    Address, Ethernet, Header, Icmp, L2_LEN, PacketBytes, Part, Workspace, ether_type, protocol, settle,
+    Address, Ethernet, Header, Icmp, L2_LEN, PacketBytes, Part, Scratch, Workspace, ether_type, protocol, settle_all,
 };
 
 /// Judges a frame at TC ingress of a pod's host veth.
@@ -14,7 +14,7 @@ pub fn from_pod<P: PacketBytes + ?Sized, T: AllTables>(
     subject: &Subject<'_>,
     tables: &T,
     workspace: &mut Workspace,
-) -> Verdict {
+) -> Decision {
     let stage = Stage { packet, frame, subject, tables };
     let ethernet = match Ethernet::parse(packet) {
         Ok(ethernet) => ethernet,
@@ -22,28 +22,26 @@ pub fn from_pod<P: PacketBytes + ?Sized, T: AllTables>(
     };
     match stage.check_link(&ethernet) {
         Ok(None) => {}
-        Ok(Some(reason)) => return Verdict(reason),
+        Ok(Some(reason)) => return stage.accept(reason, Direction::Egress),
         Err(reason) => return stage.refuse_unparsed(reason, ethernet.ether_type),
     }
     match ethernet.ether_type {
         ether_type::IPV4 => {
-            let header = workspace.v4.renew();
-            let result = stage.ip_from_pod(&ethernet, header);
-            stage.conclude(result, header, Direction::Egress)
+            let result = stage.ip_from_pod(&ethernet, &mut workspace.v4);
+            stage.conclude(result, &mut workspace.v4.header, Direction::Egress)
         }
         ether_type::IPV6 => {
-            let header = workspace.v6.renew();
-            let result = stage.ip_from_pod(&ethernet, header);
-            stage.conclude(result, header, Direction::Egress)
+            let result = stage.ip_from_pod(&ethernet, &mut workspace.v6);
+            stage.conclude(result, &mut workspace.v6.header, Direction::Egress)
         }
         ether_type::ARP => match stage.arp_from_pod(&ethernet) {
-            Ok(reason) => Verdict(reason),
+            Ok(reason) => stage.accept(reason, Direction::Egress),
             Err(reason) => stage.refuse_unparsed(reason, ether_type::ARP),
         },
         other if stage.is_pending() || subject.policy.is_isolated(Direction::Egress) => {
             stage.refuse_unparsed(Reason::UnsupportedEtherType, other)
         }
-        _ => Verdict(Reason::NotIsolated),
+        _ => stage.accept(Reason::NotIsolated, Direction::Egress),
     }
 }
 
@@ -79,12 +77,13 @@ impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
     }
 
     #[inline(always)]
-    fn ip_from_pod<A: Address>(&self, ethernet: &Ethernet, header: &mut Header<A>) -> Result<Reason, Reason>
+    fn ip_from_pod<A: Address>(&self, ethernet: &Ethernet, scratch: &mut Scratch<A>) -> Result<Reason, Reason>
     where
         T: Tables<A>,
     {
-        A::parse(self.packet, header)?;
-        let header = settle(header);
+        A::parse(self.packet, scratch.header.renew())?;
+        let scratch = settle_all(scratch);
+        let header = &mut scratch.header;
         let endpoint = self.subject.endpoint;
         let any_source = self.any_source();
         let own = A::of_endpoint(endpoint);
@@ -98,10 +97,10 @@ impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
         if !any_source {
             self.check_sender(ethernet, header, is_own)?;
         }
-        if self.is_related_error(header, Direction::Egress) {
+        if self.is_related_error(scratch, Direction::Egress) {
             return Ok(Reason::RelatedIcmp);
         }
-        Ok(self.decide(header, Direction::Egress).0)
+        Ok(self.decide(scratch, Direction::Egress).0)
     }
 
     /// What every pod must keep to, policed or not.
@@ -208,23 +207,30 @@ impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
 
     /// A drop before there is a header to tell of.
     #[inline(always)]
-    pub(super) fn refuse_unparsed(&self, reason: Reason, ether_type: u16) -> Verdict {
+    pub(super) fn refuse_unparsed(&self, reason: Reason, ether_type: u16) -> Decision {
         self.refuse(reason, ether_type, Direction::Egress)
     }
 
     /// A drop before there is a header to tell of, in either direction.
     #[inline(always)]
-    pub(super) fn refuse(&self, reason: Reason, ether_type: u16, direction: Direction) -> Verdict {
+    pub(super) fn refuse(&self, reason: Reason, ether_type: u16, direction: Direction) -> Decision {
         if !reason.is_quiet() {
             self.tables.report(&Report {
                 header: None::<&Header<V4>>,
                 ether_type,
                 direction,
                 reason,
+                slot: self.subject.endpoint.slot,
                 revision: self.subject.policy.revision(),
             });
         }
-        Verdict(reason)
+        self.accept(reason, direction)
+    }
+
+    /// A decision of which nothing is told.
+    #[inline(always)]
+    pub(super) fn accept(&self, reason: Reason, direction: Direction) -> Decision {
+        Decision { reason, direction, slot: self.subject.endpoint.slot }
     }
 }
 

@@ -4,15 +4,21 @@
 //! `parse -> source checks -> always allowed -> flow -> policy`, in that order, for both families and both directions
 //! by parameters. No clock, no allocation, no I/O: time and tables come through [`Tables`].
 
+mod cookie;
 mod decide;
+mod deferred;
 mod from_pod;
 mod to_pod;
+mod to_uplink;
 
+pub use cookie::cookie;
 pub use from_pod::from_pod;
 pub use to_pod::to_pod;
+pub use to_uplink::to_uplink;
 
 use crate::abi::{
-    AllowKey, AllowValue, Direction, Endpoint, Flow, FlowKey, Fragment, FragmentKey, PolicyWord, Reason, V4, V6,
+    AllowKey, AllowValue, Backend, BackendKey, Direction, Endpoint, Flow, FlowKey, FragmentCell, Mark, PolicyWord,
+    Reason, SLOT_NONE, Sender, V4, V6,
 };
 use crate::flow::Setting;
 use crate::packet::{Address, Header};
@@ -25,6 +31,8 @@ pub struct Frame {
     pub from_host_stack: bool,
     /// `skb->mark`.
     pub mark: u32,
+    /// `skb->hash`: of a deferred packet, the [`cookie`] of its flow.
+    pub hash: u32,
     /// True if the frame carries a VLAN tag, which the kernel has already moved out of the bytes.
     pub vlan_tagged: bool,
 }
@@ -50,6 +58,32 @@ impl Verdict {
     pub const fn is_drop(self) -> bool {
         self.0.is_drop()
     }
+
+    #[inline(always)]
+    const fn into_result(self) -> Result<Reason, Reason> {
+        if self.0.is_drop() { Err(self.0) } else { Ok(self.0) }
+    }
+}
+
+/// What became of a packet, and whose policy said so.
+#[must_use = "a decision that nobody acts on is a packet that nobody judged"]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Pass or drop, and why.
+    pub reason: Reason,
+    /// Direction as the pod of `slot` sees it.
+    pub direction: Direction,
+    /// The pod it is counted for: the one behind the hook, or the sender of a deferred packet that its own policy denies.
+    pub slot: u16,
+}
+
+impl Decision {
+    /// What the mark of a pod's packet is to say from here on.
+    #[must_use]
+    #[inline(always)]
+    pub const fn sender(self) -> Sender {
+        if deferred::is_deferred(self.reason) { Sender::Deferred(self.slot) } else { Sender::Judged }
+    }
 }
 
 /// A drop as told to userspace.
@@ -63,7 +97,9 @@ pub struct Report<'a, A> {
     pub direction: Direction,
     /// Why.
     pub reason: Reason,
-    /// The slot's revision.
+    /// The slot whose policy it was.
+    pub slot: u16,
+    /// That slot's revision.
     pub revision: u32,
 }
 
@@ -80,12 +116,35 @@ pub struct Found<H> {
 
 /// The tables that do not depend on the address family.
 pub trait Shared {
+    /// The word of the configuration that is so many words behind the one named.
+    fn setting_behind(&self, first: Setting, words: usize) -> u32;
     /// A word of the configuration.
-    fn setting(&self, setting: Setting) -> u32;
+    #[inline(always)]
+    fn setting(&self, setting: Setting) -> u32 {
+        self.setting_behind(setting, 0)
+    }
     /// Jiffies, low 32 bits.
     fn now(&self) -> u32;
     /// What a policy id lets an identity do.
     fn allow(&self, key: &AllowKey) -> Option<AllowValue>;
+    /// True if services translate this port of the node for the protocol (NodePort, hostPort).
+    fn is_node_port(&self, protocol: u8, port: u16) -> bool;
+    /// What hashes are keyed with.
+    fn secret(&self) -> [u32; 2];
+    /// The pod of a slot and what it is subject to; none if no pod has it.
+    fn sender(&self, slot: u16) -> Option<Subject<'_>>;
+    /// Gives the packet the cookie of its flow, for the hook where it leaves.
+    fn set_cookie(&self, cookie: u32);
+    /// Where the flow of a cookie was led to.
+    fn backend(&self, key: &BackendKey) -> Option<Backend>;
+    /// Remembers where the flow of a cookie is led to.
+    fn record_backend(&self, key: &BackendKey, backend: &Backend);
+    /// The cell of this index; zero if there is none.
+    fn fragment(&self, index: u32) -> FragmentCell;
+    /// Writes a cell.
+    fn set_fragment(&self, index: u32, cell: FragmentCell);
+    /// Counts this packet for the sender too, whose egress policy allows it after translation.
+    fn count_sender(&self, slot: u16, reason: Reason);
     /// True if the bit of `port` is set in port set `set`; false for a set that does not exist.
     fn port_set_has(&self, set: u16, port: u16) -> bool;
 }
@@ -108,10 +167,6 @@ pub trait Tables<A>: Shared {
     fn promote_flow(&self, key: &FlowKey<A>, flow: &Flow) -> bool;
     /// Adds an unanswered flow. False if there was no room.
     fn open_flow(&self, key: &FlowKey<A>, flow: &Flow) -> bool;
-    /// Ports of a fragmented datagram.
-    fn find_fragment(&self, key: &FragmentKey<A>) -> Option<Fragment>;
-    /// Remembers the ports of a fragmented datagram.
-    fn record_fragment(&self, key: &FragmentKey<A>, fragment: &Fragment);
     /// Tells userspace of a drop; bounded by the implementation.
     fn report(&self, report: &Report<'_, A>);
 }
@@ -151,21 +206,49 @@ impl<P: ?Sized, T: Shared> Stage<'_, P, T> {
         result: Result<Reason, Reason>,
         header: &mut Header<A>,
         direction: Direction,
-    ) -> Verdict
+    ) -> Decision
     where
         T: Tables<A>,
     {
         let (Ok(reason) | Err(reason)) = result;
         let Verdict(reason) = merge(header, Verdict(reason));
+        let decision = self.decision(reason, header.on_behalf, direction);
         if reason.is_drop() && !reason.is_quiet() {
+            let Decision { direction, slot, .. } = decision;
+            let revision = self.revision_of(slot);
             self.tables.report(&Report {
                 header: Some(header),
                 ether_type: A::ETHER_TYPE,
                 direction,
                 reason,
-                revision: self.subject.policy.revision(),
+                slot,
+                revision,
             });
         }
-        Verdict(reason)
+        decision
+    }
+
+    /// A decision of the pod behind the hook, or of a deferred packet's sender.
+    #[inline(always)]
+    fn decision(&self, reason: Reason, on_behalf: u16, direction: Direction) -> Decision {
+        if on_behalf == SLOT_NONE {
+            Decision { reason, direction, slot: self.subject.endpoint.slot }
+        } else {
+            Decision { reason, direction: Direction::Egress, slot: on_behalf }
+        }
+    }
+
+    #[inline(always)]
+    fn revision_of(&self, slot: u16) -> u32 {
+        if slot == self.subject.endpoint.slot {
+            return self.subject.policy.revision();
+        }
+        self.tables.sender(slot).map_or(0, |sender| sender.policy.revision())
+    }
+
+    /// Whose packet it is, as its mark says.
+    #[inline(always)]
+    pub(crate) fn marked_sender(&self) -> Sender {
+        Mark::new(self.tables.setting(Setting::MarkMask), self.tables.setting(Setting::MarkShift)).read(self.frame.mark)
     }
 }

@@ -1,8 +1,10 @@
 //! Packets that a pod is about to receive: are they for it, and does ingress policy allow them?
 
-use super::{AllTables, Frame, Stage, Subject, Tables, Verdict};
-use crate::abi::{Direction, EndpointFlags, Reason};
-use crate::packet::{Address, Ethernet, Header, Icmp, PacketBytes, Part, Workspace, ether_type, protocol, settle};
+use super::{AllTables, Decision, Frame, Stage, Subject, Tables};
+use crate::abi::{Direction, EndpointFlags, Reason, Sender};
+use crate::packet::{
+    Address, Ethernet, Header, Icmp, PacketBytes, Part, Scratch, Workspace, ether_type, protocol, settle_all,
+};
 
 /// Judges a frame at TC egress of a pod's host veth.
 #[inline(always)]
@@ -12,7 +14,7 @@ pub fn to_pod<P: PacketBytes + ?Sized, T: AllTables>(
     subject: &Subject<'_>,
     tables: &T,
     workspace: &mut Workspace,
-) -> Verdict {
+) -> Decision {
     let stage = Stage { packet, frame, subject, tables };
     let ethernet = match Ethernet::parse(packet) {
         Ok(ethernet) => ethernet,
@@ -22,42 +24,44 @@ pub fn to_pod<P: PacketBytes + ?Sized, T: AllTables>(
         return stage.refuse(Reason::EndpointPending, ethernet.ether_type, Direction::Ingress);
     }
     if subject.endpoint.has(EndpointFlags::PASS_THROUGH) {
-        return Verdict(Reason::PassThrough);
+        return stage.accept(Reason::PassThrough, Direction::Ingress);
     }
     let for_pod = stage.is_pending() || ethernet.destination == subject.endpoint.mac;
     if !for_pod && !ethernet.destination.is_group() {
-        return Verdict(Reason::NotForThisPod);
+        return stage.accept(Reason::NotForThisPod, Direction::Ingress);
     }
     match ethernet.ether_type {
         ether_type::IPV4 => {
-            let header = workspace.v4.renew();
-            header.for_pod = for_pod;
-            let result = stage.ip_to_pod(header);
-            stage.conclude(result, header, Direction::Ingress)
+            workspace.v4.header.renew().for_pod = for_pod;
+            let result = stage.ip_to_pod(&mut workspace.v4);
+            stage.conclude(result, &mut workspace.v4.header, Direction::Ingress)
         }
         ether_type::IPV6 => {
-            let header = workspace.v6.renew();
-            header.for_pod = for_pod;
-            let result = stage.ip_to_pod(header);
-            stage.conclude(result, header, Direction::Ingress)
+            workspace.v6.header.renew().for_pod = for_pod;
+            let result = stage.ip_to_pod(&mut workspace.v6);
+            stage.conclude(result, &mut workspace.v6.header, Direction::Ingress)
         }
-        ether_type::ARP => Verdict(Reason::Neighbour),
+        ether_type::ARP => stage.accept(Reason::Neighbour, Direction::Ingress),
         other if stage.is_pending() || subject.policy.is_isolated(Direction::Ingress) => {
             stage.refuse(Reason::UnsupportedEtherType, other, Direction::Ingress)
         }
-        _ => Verdict(Reason::NotIsolated),
+        _ => stage.accept(Reason::NotIsolated, Direction::Ingress),
     }
 }
 
 impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
     #[inline(always)]
-    fn ip_to_pod<A: Address>(&self, header: &mut Header<A>) -> Result<Reason, Reason>
+    fn ip_to_pod<A: Address>(&self, scratch: &mut Scratch<A>) -> Result<Reason, Reason>
     where
         T: Tables<A>,
     {
+        let header = &mut scratch.header;
         A::parse(self.packet, header)?;
         header.from_own_node = self.is_from_own_node(&header.source);
-        let header = settle(header);
+        header.from_node_stack = self.is_from_node_stack();
+        header.to_self = self.marked_sender() == Sender::Deferred(self.subject.endpoint.slot);
+        let scratch = settle_all(scratch);
+        let header = &mut scratch.header;
         if is_neighbour(header) {
             return Ok(Reason::Neighbour);
         }
@@ -73,10 +77,11 @@ impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
             let reason = if header.for_pod { Reason::UnknownDestination } else { Reason::NotForThisPod };
             return Err(reason);
         }
-        if self.is_related_error(header, Direction::Ingress) {
+        self.judge_sender(scratch)?;
+        if self.is_related_error(scratch, Direction::Ingress) {
             return Ok(Reason::RelatedIcmp);
         }
-        Ok(self.decide(header, Direction::Ingress).0)
+        Ok(self.decide(scratch, Direction::Ingress).0)
     }
 }
 

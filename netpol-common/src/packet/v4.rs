@@ -16,6 +16,7 @@ const MORE_FRAGMENTS: u16 = 0x2000;
 impl Address for V4 {
     const ICMP: u8 = protocol::ICMP;
     const ETHER_TYPE: u16 = super::ether_type::IPV4;
+    const WORDS: usize = 1;
 
     #[inline(always)]
     fn parse<P: PacketBytes + ?Sized>(packet: &P, header: &mut Header<Self>) -> Result<(), Reason> {
@@ -114,6 +115,12 @@ impl Address for V4 {
     #[inline(always)]
     fn widen(self) -> [u32; 4] {
         [self.0, 0, 0, 0]
+    }
+
+    #[inline(always)]
+    fn narrow(words: [u32; 4]) -> Self {
+        let [word, ..] = words;
+        Self(word)
     }
 }
 

@@ -10,6 +10,7 @@ use crate::abi::{Endpoint, EndpointFlags, Mac, Reason, V6};
 impl Address for V6 {
     const ICMP: u8 = protocol::ICMPV6;
     const ETHER_TYPE: u16 = super::ether_type::IPV6;
+    const WORDS: usize = 4;
 
     #[inline(always)]
     fn parse<P: PacketBytes + ?Sized>(packet: &P, header: &mut Header<Self>) -> Result<(), Reason> {
@@ -106,6 +107,11 @@ impl Address for V6 {
     #[inline(always)]
     fn widen(self) -> [u32; 4] {
         self.0
+    }
+
+    #[inline(always)]
+    fn narrow(words: [u32; 4]) -> Self {
+        Self(words)
     }
 }
 
