@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr as _;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
 
 use crate::datapath::apply::OnFailure;
 use crate::datapath::attach::AttachMode;
@@ -93,13 +94,18 @@ pub struct RunArgs {
     pub on_apply_failure: FailureMode,
 
     /// Most pods on this node; each has a slot in the maps and in the packet mark.
-    #[arg(long, value_name = "N", default_value_t = 255, value_parser = clap::value_parser!(u16).range(1..=4095))]
+    #[arg(long, value_name = "N", default_value_t = 127, value_parser = clap::value_parser!(u16).range(1..=4095))]
     pub max_pods: u16,
 
     /// Bits of the packet mark that netpol may use for the slot of the pod that a packet comes from (contiguous, hexadecimal
     /// with 0x). Others must not use them: kube-proxy has 0xc000, Tailscale 0xff0000.
     #[arg(long, value_name = "MASK", default_value = "0xff000000", value_parser = parse_mask)]
     pub mark_mask: u32,
+
+    /// The cluster's service ranges (kube-apiserver's --service-cluster-ip-range): egress to them is judged on the backend even
+    /// while a service is not known yet. One of each family; may be repeated.
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub service_cidr: Vec<IpNet>,
 
     /// Drop TCP packets in mid-stream that belong to no known connection even where policy would allow a new one.
     #[arg(long)]

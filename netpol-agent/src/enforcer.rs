@@ -3,14 +3,14 @@
 //! Order, as nothing may open in between (design §3.8): a slot's policy word before its endpoint, the endpoint before the
 //! hooks; hooks off before the endpoint goes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use netpol_common::abi::{AddressRole, Endpoint};
+use netpol_common::abi::Endpoint;
 
 use crate::cluster::ClusterState;
-use crate::cluster::model::{ClusterEvent, Pod};
+use crate::cluster::model::{ClusterEvent, Object, ObjectRef, Pod};
 use crate::cluster::state::is_live;
 use crate::datapath::apply::Applier;
 use crate::datapath::attach::{AttachError, Hooks};
@@ -20,6 +20,7 @@ use crate::endpoints::{Endpoints, Local};
 use crate::node::view::NodeView;
 use crate::policy::{Compiler, Provenance};
 use crate::problem::{Problem, Severity};
+use crate::services;
 
 /// The datapath of this node and what it follows.
 pub struct Enforcer {
@@ -33,6 +34,12 @@ pub struct Enforcer {
     /// What could not be attached or written, by interface.
     failed: BTreeMap<u32, Problem>,
     apply_problems: Vec<Problem>,
+    /// Roles of addresses and node ports are to be written, as services or pods changed.
+    roles_due: bool,
+    /// The node's own addresses and the node's ports that services translate, as they are in the maps.
+    own_addresses: BTreeSet<IpAddr>,
+    node_ports: Option<Box<services::NodePorts>>,
+    role_problem: Option<Problem>,
     /// Compiled, not applied yet.
     compiled: Touched,
     /// Something has been applied since the start.
@@ -81,6 +88,10 @@ impl Enforcer {
             attached: BTreeMap::new(),
             failed: BTreeMap::new(),
             apply_problems: Vec::new(),
+            roles_due: true,
+            own_addresses: BTreeSet::new(),
+            node_ports: None,
+            role_problem: None,
             compiled: Touched::default(),
             started: false,
             generation: 0,
@@ -90,6 +101,11 @@ impl Enforcer {
     /// Takes events in; [`Self::enforce`] carries them out.
     pub fn take(&mut self, events: impl IntoIterator<Item = ClusterEvent>) {
         for event in events {
+            self.roles_due |= matches!(
+                event,
+                ClusterEvent::Apply(Object::Pod(_) | Object::Service(_))
+                    | ClusterEvent::Delete(ObjectRef::Pod(_) | ObjectRef::Service(_))
+            );
             self.compiler.apply(event);
             self.generation += 1;
         }
@@ -105,7 +121,7 @@ impl Enforcer {
         self.follow(view);
         self.run_steps();
         self.write_endpoints();
-        self.write_own_addresses(view);
+        self.write_roles(view);
     }
 
     /// Joins the view with the pods, and takes down what is gone.
@@ -184,6 +200,11 @@ impl Enforcer {
     }
 
     fn put(&mut self, local: &Local, endpoint: Endpoint) {
+        // Before its hook: a mark must never speak of a pod that nobody knows.
+        if let Err(error) = self.store.write_pod(&endpoint) {
+            self.fail(local, &error.to_string());
+            return;
+        }
         if let Err(error) = self.store.write_endpoint(local.ifindex, &endpoint) {
             self.fail(local, &error.to_string());
             return;
@@ -211,7 +232,8 @@ impl Enforcer {
         if let Err(error) = self.hooks.detach(local.ifindex) {
             tracing::warn!(interface = local.interface, %error, "cannot clean up after an interface that is gone");
         }
-        if let Err(error) = self.store.remove_endpoint(local.ifindex) {
+        let removed = self.store.remove_endpoint(local.ifindex).and_then(|()| self.store.remove_pod(local.slot));
+        if let Err(error) = removed {
             tracing::warn!(interface = local.interface, %error, "cannot clean up after an interface that is gone");
         }
     }
@@ -229,11 +251,31 @@ impl Enforcer {
         self.failed.insert(local.ifindex, problem);
     }
 
-    fn write_own_addresses(&mut self, view: &NodeView) {
-        let roles = view.own_addresses.iter().map(|&address| (address, AddressRole::OWN)).collect();
-        if let Err(error) = self.store.sync_address_roles(&roles) {
-            tracing::error!(%error, "the node's own addresses are not all known to the datapath");
+    fn write_roles(&mut self, view: &NodeView) {
+        if !self.roles_due && self.own_addresses == view.own_addresses {
+            return;
         }
+        let roles = services::address_roles(self.compiler.state(), &view.own_addresses);
+        let ports = services::node_ports(self.compiler.state());
+        let mut written = self.store.sync_address_roles(&roles);
+        if written.is_ok() && self.node_ports.as_ref() != Some(&ports) {
+            written = self.store.write_node_ports(&ports);
+            self.node_ports = written.is_ok().then_some(ports);
+        }
+        let problem = written.err().map(|error| Problem {
+            severity: Severity::Refused,
+            origin: "node".to_owned(),
+            object: "services and own addresses".to_owned(),
+            field: String::new(),
+            message: error.to_string(),
+            effect: "egress to those that are missing is judged by their own address, not by the backend".to_owned(),
+        });
+        if let Some(problem) = problem.as_ref().filter(|it| self.role_problem.as_ref() != Some(it)) {
+            tracing::error!("{problem}");
+        }
+        self.roles_due = problem.is_some();
+        self.own_addresses.clone_from(&view.own_addresses);
+        self.role_problem = problem;
     }
 
     /// The cluster as enforced.
@@ -262,6 +304,7 @@ impl Enforcer {
         problems.extend_from_slice(self.endpoints.problems());
         problems.extend(self.failed.values().cloned());
         problems.extend_from_slice(&self.apply_problems);
+        problems.extend(self.role_problem.clone());
         problems
     }
 

@@ -21,6 +21,7 @@ pub mod observe;
 pub mod pipeline;
 pub mod policy;
 pub mod problem;
+pub mod services;
 pub mod source;
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
-use netpol_common::abi::{Config, PORT_SET_BYTES};
+use ipnet::IpNet;
+use netpol_common::abi::{Config, Mark, PORT_SET_BYTES, Prefix, V4, V6};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -240,15 +241,16 @@ fn say(problem: &Problem) {
 
 fn load_options(args: &RunArgs) -> Result<LoadOptions> {
     let mut config = loader::default_config()?.with_mark_mask(args.mark_mask);
-    let slots_in_mark = (args.mark_mask >> args.mark_mask.trailing_zeros()).saturating_add(1);
-    if u32::from(args.max_pods) >= slots_in_mark {
+    let slots_in_mark = Mark::slots(args.mark_mask);
+    if u32::from(args.max_pods) > slots_in_mark {
         bail!(
             "--max-pods {} does not fit into --mark-mask {:#x}, which holds {} pods; give a wider mask or fewer pods",
             args.max_pods,
             args.mark_mask,
-            slots_in_mark - 1
+            slots_in_mark
         );
     }
+    set_service_ranges(&mut config, &args.service_cidr)?;
     for (set, flag) in [
         (args.strict_tcp, Config::STRICT_TCP),
         (args.enforce_own_node, Config::ENFORCE_OWN_NODE),
@@ -258,6 +260,32 @@ fn load_options(args: &RunArgs) -> Result<LoadOptions> {
     }
     let sizing = Sizing { slots: u32::from(args.max_pods) + 1, ..Sizing::default() };
     Ok(LoadOptions { bpffs: args.bpffs.clone(), config, sizing })
+}
+
+/// One service range a family.
+fn set_service_ranges(config: &mut Config, ranges: &[IpNet]) -> Result<()> {
+    for range in ranges {
+        let taken = match range {
+            IpNet::V4(range) => {
+                let (address, mask) = (V4::from(range.network()), V4::from(range.netmask()));
+                std::mem::replace(&mut config.services_v4, Prefix { address: [address.0], mask: [mask.0] })
+                    != Prefix::NONE
+            }
+            IpNet::V6(range) => {
+                let (address, mask) = (V6::from(range.network()), V6::from(range.netmask()));
+                std::mem::replace(&mut config.services_v6, Prefix { address: address.0, mask: mask.0 }) != Prefix::NONE
+            }
+        };
+        if taken {
+            bail!("--service-cidr {range} is the second range of its family; give one IPv4 and one IPv6 range");
+        }
+        if range.prefix_len() == 0 {
+            bail!(
+                "--service-cidr {range} is every address; give the range of kube-apiserver's --service-cluster-ip-range"
+            );
+        }
+    }
+    Ok(())
 }
 
 fn enforcer(args: &RunArgs, store: KernelStore, hooks: Hooks) -> Result<Enforcer> {

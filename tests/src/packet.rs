@@ -71,8 +71,13 @@ impl Case {
 
     /// The settings of its scene: one event for each drop, so that the kernel's can be held against the host's.
     #[must_use]
-    pub const fn config(&self, defaults: Config) -> Config {
-        Config { flags: self.flags, event_interval: 0, events_per_second: u32::MAX, ..defaults }
+    pub fn config(&self, defaults: Config) -> Config {
+        cast::with_service_ranges(Config {
+            flags: self.flags,
+            event_interval: 0,
+            events_per_second: u32::MAX,
+            ..defaults
+        })
     }
 
     /// Plays the scene in one family, and returns the reasons that packets had.

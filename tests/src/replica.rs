@@ -64,8 +64,8 @@ impl Replica {
 fn send(agent: &Agent, pod: &LocalPod, probe: &Probe, packet: Packet) -> anyhow::Result<Reason> {
     let link = Link { source: pod.mac(), destination: BRIDGE_MAC };
     let bytes = frame(probe, packet, &link).context("no packet across families")?;
-    let beside = Frame { from_host_stack: false, mark: 0, vlan_tagged: false };
-    about_policy(agent.tables().from_pod(&bytes, &beside, &pod.endpoint, pod.word).0)
+    let beside = Frame { from_host_stack: false, mark: 0, hash: 0, vlan_tagged: false };
+    about_policy(agent.tables().from_pod(&bytes, &beside, &pod.endpoint, pod.word).reason)
 }
 
 fn receive(agent: &Agent, pod: &LocalPod, sender: &Side, (probe, packet): (&Probe, Packet)) -> anyhow::Result<Reason> {
@@ -76,10 +76,11 @@ fn receive(agent: &Agent, pod: &LocalPod, sender: &Side, (probe, packet): (&Prob
         // What comes from another node or outside came in through an interface; so did what a local pod sent.
         from_host_stack: local_sender.is_none() && agent.owns(sender.address),
         // `from_pod` has stamped what a local pod sent.
-        mark: local_sender.map_or(0, |sender| agent.mark_of(sender)),
+        mark: if local_sender.is_some() { agent.mark_of_judged() } else { 0 },
+        hash: 0,
         vlan_tagged: false,
     };
-    about_policy(agent.tables().to_pod(&bytes, &beside, &pod.endpoint, pod.word).0)
+    about_policy(agent.tables().to_pod(&bytes, &beside, &pod.endpoint, pod.word).reason)
 }
 
 impl Judge for Replica {

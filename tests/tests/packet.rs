@@ -52,7 +52,7 @@ fn a_slot_that_the_policy_table_lacks_is_denied_everything() {
     let syn = |source, destination| {
         Datagram::new(source, destination, Transport::Tcp { ports: [40_000, cast::WEB], flags: flag::SYN })
     };
-    let plain = Frame { from_host_stack: false, mark: 0, vlan_tagged: false };
+    let plain = Frame { from_host_stack: false, mark: 0, hash: 0, vlan_tagged: false };
     let known = cast::endpoint();
     let unknown = Endpoint { slot: 300, ..known };
     for (endpoint, passes) in [(known, true), (unknown, false)] {

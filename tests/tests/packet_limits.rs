@@ -18,7 +18,7 @@ use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
 use nix::unistd::Pid;
 
-const PLAIN: Frame = Frame { from_host_stack: false, mark: 0, vlan_tagged: false };
+const PLAIN: Frame = Frame { from_host_stack: false, mark: 0, hash: 0, vlan_tagged: false };
 
 /// A kernel whose pod is denied everything, on this CPU alone: events are bounded on each.
 fn denied(object: &[u8], config: Config) -> Kernel {

@@ -101,6 +101,8 @@ pub struct Pod {
     pub addresses: Vec<IpAddr>,
     /// Named container ports (init containers with restartPolicy Always included).
     pub named_ports: Vec<NamedPort>,
+    /// Ports of its node that lead to it (hostPort), sorted.
+    pub host_ports: Vec<(Protocol, u16)>,
     /// spec.nodeName, empty if unknown.
     pub node: Arc<str>,
     /// spec.hostNetwork: neither subject nor peer of a selector; its address is the node's.

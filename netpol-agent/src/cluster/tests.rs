@@ -17,6 +17,7 @@ fn pod(name: &str, address: &str) -> Pod {
         labels: labels(&[("app", name)]),
         addresses: vec![address.parse().unwrap()],
         named_ports: Vec::new(),
+        host_ports: Vec::new(),
         node: "".into(),
         host_network: false,
         terminal: false,

@@ -5,12 +5,13 @@
 //!
 //! Needs `CAP_BPF`, `CAP_NET_ADMIN` and `CAP_PERFMON` only.
 
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::Duration;
 
-use aya::maps::{MapData, MapInfo, RingBuf};
+use aya::maps::{Array, MapData, MapInfo, RingBuf};
 use aya::programs::{ProgramError, ProgramFd, SchedClassifier};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use aya_log::EbpfLogger;
@@ -83,6 +84,12 @@ pub enum LoadError {
         program: &'static str,
         /// What aya says.
         source: ProgramError,
+    },
+    /// The programs' secret could not be set.
+    #[error("cannot set the secret of the programs' hashes in the map SECRET: {}; needs CAP_BPF", chain(.source))]
+    Secret {
+        /// What aya says.
+        source: aya::maps::MapError,
     },
     /// The event ring could not be opened.
     #[error("cannot open the pinned map {path}: {}", chain(.source))]
@@ -188,6 +195,7 @@ pub fn open(options: &LoadOptions) -> Result<Datapath, LoadError> {
         to_uplink: load_program(&mut ebpf, program_name(Hook::ToUplink))?,
     };
     let debug_log = debug_log(&mut ebpf);
+    keep_secret(&mut ebpf)?;
     let events = open_events(&pins)?;
     let store = KernelStore::open(&pins)?;
     Ok(Datapath { programs, store, events, pins, lock, sizing, kept_sizes, adopted, debug_log })
@@ -209,6 +217,20 @@ pub fn load_object(object: &[u8], config: &Config, sizing: &Sizing, pins: Option
         }
     }
     loader.load(object).map_err(|source| LoadError::Object { source })
+}
+
+/// Fills the secret that the programs' hashes are keyed with, unless an earlier agent has: what is pinned was hashed with it.
+fn keep_secret(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+    let failed = |source| LoadError::Secret { source };
+    let Some(map) = ebpf.map_mut(map::SECRET) else { return Ok(()) };
+    let mut secret: Array<_, [u32; 2]> = Array::try_from(map).map_err(failed)?;
+    if secret.get(&0, 0).map_err(failed)? != [0; 2] {
+        return Ok(());
+    }
+    // Seeded by the operating system; each hasher of a new state has its own keys.
+    let random = RandomState::new().build_hasher().finish();
+    let [a, b, c, d, e, f, g, h] = random.to_ne_bytes();
+    secret.set(0, [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]) | 1], 0).map_err(failed)
 }
 
 fn load_program(ebpf: &mut Ebpf, program: &'static str) -> Result<Program, LoadError> {

@@ -41,6 +41,7 @@ pub struct OpenError {
 pub struct KernelStore {
     endpoints: Array<MapData, Endpoint>,
     endpoints_far: HashMap<MapData, u32, Endpoint>,
+    pods: Array<MapData, Endpoint>,
     words: MappedWords,
     identity_v4: HashMap<MapData, V4, u32>,
     identity_v6: HashMap<MapData, V6, u32>,
@@ -50,6 +51,7 @@ pub struct KernelStore {
     port_sets: Array<MapData, [u8; PORT_SET_BYTES]>,
     roles_v4: HashMap<MapData, V4, u32>,
     roles_v6: HashMap<MapData, V6, u32>,
+    node_ports: Array<MapData, [u8; PORT_SET_BYTES]>,
     counters: PerCpuArray<MapData, Counter>,
     events_lost: PerCpuArray<MapData, u64>,
 }
@@ -72,6 +74,7 @@ impl KernelStore {
         Ok(Self {
             endpoints: pinned.open(map::ENDPOINTS)?,
             endpoints_far: pinned.open(map::ENDPOINTS_FAR)?,
+            pods: pinned.open(map::PODS)?,
             words,
             identity_v4: pinned.open(map::IDENTITY_V4)?,
             identity_v6: pinned.open(map::IDENTITY_V6)?,
@@ -81,6 +84,7 @@ impl KernelStore {
             port_sets: pinned.open(map::PORT_SETS)?,
             roles_v4: pinned.open(map::ADDRESS_ROLES_V4)?,
             roles_v6: pinned.open(map::ADDRESS_ROLES_V6)?,
+            node_ports: pinned.open(map::NODE_PORTS)?,
             counters: pinned.open(map::COUNTERS)?,
             events_lost: pinned.open(map::EVENTS_LOST)?,
         })
@@ -144,6 +148,35 @@ impl KernelStore {
         } else {
             maps::stored(map::ENDPOINTS_FAR, operation, maps::absent_is_fine(self.endpoints_far.remove(&ifindex)))
         }
+    }
+
+    /// Says which pod a slot stands for in the marks of its packets. Write it before the hooks are attached.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn write_pod(&mut self, endpoint: &Endpoint) -> Stored {
+        let operation = || format!("write the pod of slot {}", endpoint.slot);
+        maps::stored(map::PODS, operation, self.pods.set(u32::from(endpoint.slot), endpoint, 0))
+    }
+
+    /// A slot stands for no pod any more. Detach the hooks first.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn remove_pod(&mut self, slot: u16) -> Stored {
+        let operation = || format!("remove the pod of slot {slot}");
+        maps::stored(map::PODS, operation, self.pods.set(u32::from(slot), Endpoint::default(), 0))
+    }
+
+    /// Makes the node's own ports that services translate exactly these: a set of bits for each of TCP, UDP, SCTP.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn write_node_ports(&mut self, sets: &[[u8; PORT_SET_BYTES]; 3]) -> Stored {
+        for (index, bits) in (0..).zip(sets) {
+            maps::stored(map::NODE_PORTS, || format!("write node ports {index}"), self.node_ports.set(index, bits, 0))?;
+        }
+        Ok(())
     }
 
     /// Makes the address roles exactly `wanted` (bits of `AddressRole`). New roles are written before old ones go.

@@ -19,6 +19,7 @@ fn pod(name: &str, addresses: &[&str]) -> Arc<Pod> {
         labels: BTreeMap::new(),
         addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
         named_ports: Vec::new(),
+        host_ports: Vec::new(),
         node: "".into(),
         host_network: false,
         terminal: false,

@@ -52,7 +52,7 @@ pub mod capacity {
     /// Endpoints whose interface index is above [`NEAR_IFINDEXES`].
     pub const FAR_ENDPOINTS: u32 = 1_024;
     /// Slots, one a local pod; slot 0 is nobody's.
-    pub const SLOTS: u32 = 256;
+    pub const SLOTS: u32 = 128;
     /// Exact addresses with an identity, for each family.
     pub const ADDRESSES: u32 = 131_072;
     /// ipBlock regions, for each family.

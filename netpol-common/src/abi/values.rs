@@ -341,7 +341,7 @@ impl FragmentCell {
     /// Cells of a slot, a power of two.
     pub const PER_SLOT: u32 = 2_048;
     /// Jiffies to one tick of the cell's clock, as a shift: 16 bits last more than a quarter of an hour.
-    const TICK_SHIFT: u32 = 4;
+    pub const TICK_SHIFT: u32 = 4;
     const FINGERPRINT: u64 = !0xff_ffff;
 
     /// The cell of a datagram of `slot` with this fingerprint.
@@ -363,6 +363,27 @@ impl FragmentCell {
     #[inline(always)]
     pub const fn new(fingerprint: u64, now: u32, reason: Reason) -> Self {
         Self(fingerprint & Self::FINGERPRINT | (now >> Self::TICK_SHIFT & 0xffff) as u64 * 256 | reason as u64)
+    }
+
+    /// The fingerprint's bits and the reason, without the time.
+    #[must_use]
+    pub const fn timeless(self) -> u64 {
+        self.0 & !0xff_ff00
+    }
+
+    /// When it was written, in ticks of the cell's clock.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "takes the 16 bits of one field")]
+    pub const fn ticks(self) -> u16 {
+        (self.0 >> 8) as u16
+    }
+
+    /// The same, written so many jiffies earlier.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "the clock has 16 bits")]
+    pub const fn older(self, jiffies: u32) -> Self {
+        let ticks = self.ticks().wrapping_sub((jiffies >> Self::TICK_SHIFT) as u16);
+        Self(self.timeless() | (ticks as u64) << 8)
     }
 
     /// What later fragments of the datagram with this fingerprint are judged; none if its first one was not seen within

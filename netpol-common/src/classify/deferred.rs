@@ -89,6 +89,9 @@ impl<P: PacketBytes + ?Sized, T> Stage<'_, P, T> {
         let slot = self.subject.endpoint.slot;
         write_flow_key(scratch, Direction::Egress, slot);
         let Scratch { header, key, .. } = settle_all(scratch);
+        if !self.any_source() && self.is_tunnel_to_node(header) {
+            return Verdict(Reason::TunnelFromPod);
+        }
         if self.judge(header, key, Direction::Egress, SLOT_NONE).is_drop() {
             return Verdict(Reason::DeniedAfterTranslation);
         }

@@ -1,6 +1,6 @@
 //! Packets that a pod sends: is it really this pod, may any pod send that, and does egress policy allow it?
 
-use super::{AllTables, Decision, Frame, Report, Stage, Subject, Tables};
+use super::{AllTables, Decision, Frame, Report, Shared, Stage, Subject, Tables};
 use crate::abi::{AddressRole, Config, Direction, EndpointFlags, Mac, Reason, V4, V6};
 use crate::packet::{
     Address, Ethernet, Header, Icmp, L2_LEN, PacketBytes, Part, Scratch, Workspace, ether_type, protocol, settle_all,
@@ -49,12 +49,6 @@ impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
     #[inline(always)]
     pub(super) fn is_pending(&self) -> bool {
         self.subject.endpoint.has(EndpointFlags::PENDING)
-    }
-
-    /// True if this pod may use any source address.
-    #[inline(always)]
-    pub(super) fn any_source(&self) -> bool {
-        self.subject.endpoint.has(EndpointFlags::ANY_SOURCE) || self.flag(Config::ANY_SOURCE)
     }
 
     /// What concerns the frame and not its payload. `Some` ends the judging with a pass.
@@ -122,12 +116,7 @@ impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
         if is_icmp && A::icmp(header.icmp_type) == Icmp::Router {
             return Err(Reason::RouterMessage);
         }
-        if is_tunnel(header)
-            && self.tables.address_role(&header.destination) & (AddressRole::OWN | AddressRole::NODE) != 0
-        {
-            return Err(Reason::TunnelFromPod);
-        }
-        Ok(())
+        if self.is_tunnel_to_node(header) { Err(Reason::TunnelFromPod) } else { Ok(()) }
     }
 
     /// Discovery that must work before and beside any policy: neighbour discovery, MLD, DHCP. `Some` is a pass.
@@ -231,6 +220,23 @@ impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
     #[inline(always)]
     pub(super) fn accept(&self, reason: Reason, direction: Direction) -> Decision {
         Decision { reason, direction, slot: self.subject.endpoint.slot }
+    }
+}
+
+impl<P: ?Sized, T: Shared> Stage<'_, P, T> {
+    /// True if this pod may use any source address.
+    #[inline(always)]
+    pub(super) fn any_source(&self) -> bool {
+        self.subject.endpoint.has(EndpointFlags::ANY_SOURCE) || self.flag(Config::ANY_SOURCE)
+    }
+
+    /// True for what a node would take apart.
+    #[inline(always)]
+    pub(super) fn is_tunnel_to_node<A: Address>(&self, header: &Header<A>) -> bool
+    where
+        T: Tables<A>,
+    {
+        is_tunnel(header) && self.tables.address_role(&header.destination) & (AddressRole::OWN | AddressRole::NODE) != 0
     }
 }
 

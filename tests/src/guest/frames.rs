@@ -143,7 +143,7 @@ fn to_pod(name: &str, probe: &Probe, packet: Packet, passes: bool) -> Result<Cas
 fn case(name: &str, hook: Hook, probe: &Probe, (packet, passes): (Packet, bool)) -> Result<Case> {
     let (source, destination) = match hook {
         Hook::FromPod => (POD_MAC, NODE_MAC),
-        Hook::ToPod => (NODE_MAC, POD_MAC),
+        Hook::ToPod | Hook::ToUplink => (NODE_MAC, POD_MAC),
     };
     let frame = frame(probe, packet, &Link { source, destination }).context("a probe across families")?;
     Ok(Case { name: format!("{name} ({probe} from port {SOURCE_PORT})"), hook, frame, passes })

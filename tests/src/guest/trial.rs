@@ -58,7 +58,7 @@ fn verify_each(options: &LoadOptions, pins: &PinDir) -> Result<Ebpf> {
     let object = embedded_object()?;
     let load = || load_object(object, &options.config, &options.sizing, Some(pins));
     let mut ebpf = load()?;
-    for name in [program::FROM_POD, program::TO_POD] {
+    for name in [program::FROM_POD, program::TO_POD, program::TO_UPLINK] {
         let verified = verify(&mut ebpf, name)?;
         let instructions = match verified.instructions {
             None | Some(0) => verifier::count_by_log(&mut load()?, name)?,
@@ -138,6 +138,7 @@ fn send(ebpf: &mut Ebpf, store: &mut KernelStore) -> Result<()> {
         let name = match case.hook {
             Hook::FromPod => program::FROM_POD,
             Hook::ToPod => program::TO_POD,
+            Hook::ToUplink => program::TO_UPLINK,
         };
         let classifier = verifier::classifier(ebpf, name)?;
         let run = classifier.test_run(TestRunOptions { data_in: Some(&case.frame), ..TestRunOptions::default() });

@@ -12,6 +12,7 @@ mod link;
 mod node;
 mod opening;
 mod revocation;
+mod services;
 
 use anyhow::{Context as _, Result};
 
@@ -41,6 +42,7 @@ pub fn all() -> Vec<Case> {
         headers::CASES,
         link::CASES,
         node::CASES,
+        services::CASES,
     ]
     .concat()
 }

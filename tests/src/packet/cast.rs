@@ -2,11 +2,11 @@
 //! the world around them.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use netpol_common::abi::{
     AddressRole, AllowKey, AllowValue, Config, Endpoint, EndpointFlags, IDENTITY_NONE, Mac, POLICY_DENY,
-    POLICY_NOT_ISOLATED, PORT_SET_BYTES, PolicyWord, PortRule,
+    POLICY_NOT_ISOLATED, PORT_SET_BYTES, PolicyWord, PortRule, Prefix, V4, V6,
 };
 use netpol_common::host::HostTables;
 
@@ -103,6 +103,10 @@ pub struct Cast {
     pub node: IpAddr,
     /// Another node of the cluster.
     pub other_node: IpAddr,
+    /// An address that a service may have.
+    pub service: IpAddr,
+    /// An address in the cluster's service range.
+    pub in_service_range: IpAddr,
     /// A multicast group.
     pub group: IpAddr,
     /// The link-local address that the pod's MAC address forms (IPv4: that of nobody).
@@ -129,6 +133,8 @@ impl Cast {
             excepted: address([203, 0, 113, 200], [0x2001, 0xdb8, 0, 0, 0, 0, 0x80, 9]),
             node: pods(1),
             other_node: address([192, 168, 7, 3], [0xfd00, 192, 168, 7, 0, 0, 0, 3]),
+            service: address([10, 96, 0, 9], [0xfd00, 10, 96, 0, 0, 0, 0, 9]),
+            in_service_range: address([10, 97, 3, 9], [0xfd00, 10, 97, 0, 3, 0, 0, 9]),
             group: address([224, 0, 0, 251], [0xff02, 0, 0, 0, 0, 0, 0, 0xfb]),
             link_local: address([169, 254, 1, 7], [0xfe80, 0, 0, 0, 0x0042, 0x0aff, 0xfef4, 0x0107]),
         }
@@ -161,6 +167,19 @@ impl Cast {
             tables.port_sets.insert(set, port_set(ports));
         }
         tables
+    }
+}
+
+/// The cluster's service ranges: 10.97.0.0/16 and fd00:a:61::/48.
+#[must_use]
+pub fn with_service_ranges(config: Config) -> Config {
+    let v4 = |octets| [V4::from_octets(octets).0];
+    let [a, b, ..] = V6::from(Ipv6Addr::new(0xfd00, 10, 97, 0, 0, 0, 0, 0)).0;
+    let [mask, half, ..] = V6::from(Ipv6Addr::new(0xffff, 0xffff, 0xffff, 0, 0, 0, 0, 0)).0;
+    Config {
+        services_v4: Prefix { address: v4([10, 97, 0, 0]), mask: v4([255, 255, 0, 0]) },
+        services_v6: Prefix { address: [a, b, 0, 0], mask: [mask, half, 0, 0] },
+        ..config
     }
 }
 

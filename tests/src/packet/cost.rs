@@ -93,7 +93,7 @@ pub fn established(kernel: &mut Kernel) -> Result<Vec<Cost>> {
         let talk = Talk { pod: cast.pod, peer: cast.client, protocol: 6, pod_port: WEB, peer_port: 40_000 };
         let into = |flags| talk.back(flags).frame(BRIDGE_MAC, POD_MAC).context("no such packet");
         let out = |flags| talk.out(flags).frame(POD_MAC, BRIDGE_MAC).context("no such packet");
-        let plain = Frame { from_host_stack: false, mark: 0, vlan_tagged: false };
+        let plain = Frame { from_host_stack: false, mark: 0, hash: 0, vlan_tagged: false };
         // The flow is settled when its opener goes on.
         let (syn, answer, ack) = (into(flag::SYN)?, out(flag::SYN_ACK)?, into(flag::ACK)?);
         let shake = [(Hook::ToPod, syn), (Hook::FromPod, answer), (Hook::ToPod, ack)];
@@ -110,7 +110,7 @@ pub fn established(kernel: &mut Kernel) -> Result<Vec<Cost>> {
 }
 
 fn compare(packet: String, kernel: &Kernel, hook: Hook, trivial: &Trivial, frame: &[u8]) -> Result<Cost> {
-    let plain = Frame { from_host_stack: false, mark: 0, vlan_tagged: false };
+    let plain = Frame { from_host_stack: false, mark: 0, hash: 0, vlan_tagged: false };
     let context = Context::of(&plain);
     let program = kernel.program(hook)?;
     let program = program.fd()?.as_fd();

@@ -18,14 +18,14 @@ use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use netpol_agent::datapath::loader::load_object;
 use netpol_agent::datapath::sizing::Sizing;
 use netpol_common::abi::{
-    AllowKey, AllowValue, Config, Counter, CounterIndex, Direction, Endpoint, Event, Hook, PolicyWord, Reason,
-    SLOT_NONE, map, program,
+    AllowKey, AllowValue, Backend, BackendKey, Config, Counter, CounterIndex, Direction, Endpoint, Event, FragmentCell,
+    Hook, Mark, PolicyWord, Reason, SLOT_NONE, Sender, map, program,
 };
-use netpol_common::classify::Frame;
+use netpol_common::classify::{Decision, Frame};
 use netpol_common::host::{HostReport, HostTables};
 
 use self::event::decode;
-use self::flows::{FlowTables, FragmentTables};
+use self::flows::FlowTables;
 use self::maps::Maps;
 use super::cast::{OTHER_SLOT, SLOT};
 
@@ -55,8 +55,10 @@ pub struct Observed<'a> {
     pub endpoint: Endpoint,
     /// What its slot is subject to.
     pub policy: PolicyWord,
-    /// What the host said.
-    pub reason: Reason,
+    /// What the host decided.
+    pub decision: Decision,
+    /// What it counted for senders.
+    pub counted: &'a [(u16, Reason)],
     /// What it reported.
     pub report: Option<&'a HostReport>,
 }
@@ -104,7 +106,7 @@ impl Kernel {
             port_sets: 8,
             flows: 1024,
             unanswered: 1024,
-            fragments: 1024,
+            backends: 1024,
             address_roles: 64,
             event_ring_bytes: 1 << 16,
         };
@@ -117,7 +119,7 @@ impl Kernel {
     /// The kernel refuses a map or a program.
     pub fn load_sized(object: &[u8], config: Config, sizing: &Sizing) -> Result<Self> {
         let mut ebpf = load_object(object, &config, sizing, None)?;
-        for name in [program::FROM_POD, program::TO_POD] {
+        for name in [program::FROM_POD, program::TO_POD, program::TO_UPLINK] {
             let classifier: &mut SchedClassifier =
                 ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?;
             classifier.load().with_context(|| format!("the kernel refuses {name}"))?;
@@ -142,6 +144,7 @@ impl Kernel {
         let name = match hook {
             Hook::FromPod => program::FROM_POD,
             Hook::ToPod => program::TO_POD,
+            Hook::ToUplink => program::TO_UPLINK,
         };
         Ok(self.ebpf.program(name).with_context(|| format!("no program {name}"))?.try_into()?)
     }
@@ -187,6 +190,22 @@ impl Kernel {
     /// The kernel refuses it.
     pub fn set_subject_at(&mut self, ifindex: u32, endpoint: Endpoint, policy: PolicyWord) -> Result<()> {
         self.maps.set_subject(ifindex, endpoint, policy)
+    }
+
+    /// Says which pod a slot stands for in marks, and what it is subject to.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn set_pod(&mut self, endpoint: &Endpoint, policy: PolicyWord) -> Result<()> {
+        self.maps.set_pod(endpoint, policy)
+    }
+
+    /// Remembers where a deferred flow was led to.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn record_backend(&mut self, key: BackendKey, backend: Backend) -> Result<()> {
+        self.maps.record_backend(key, backend)
     }
 
     /// Events that came since the last call.
@@ -266,34 +285,40 @@ impl Kernel {
         self.require_outcome(packet, &outcome)?;
         self.require_counted(packet)?;
         self.require_event(packet)?;
-        self.require_tables(host)
+        self.require_tables(host)?;
+        self.require_fragments(host)
     }
 
     fn require_outcome(&self, packet: &Observed<'_>, outcome: &Outcome) -> Result<()> {
-        let Observed { hook, bytes, frame, endpoint, reason, .. } = *packet;
+        let Observed { hook, bytes, frame, decision, .. } = *packet;
+        let reason = decision.reason;
         let action = if reason.is_drop() { DROPPED } else { PASSED };
         ensure!(outcome.action == action, "the kernel returned {:#x}, the host said {reason}", outcome.action);
         ensure!(outcome.bytes == bytes, "the kernel changed the frame");
+        let mark = Mark::new(self.config.mark_mask, self.config.mark_shift);
         let stamped = match hook {
-            Hook::FromPod if !reason.is_drop() => {
-                let own = u32::from(endpoint.slot) << self.config.mark_shift & self.config.mark_mask;
-                frame.mark & !self.config.mark_mask | own
-            }
-            Hook::FromPod | Hook::ToPod => frame.mark,
+            Hook::FromPod if !reason.is_drop() => mark.write(frame.mark, decision.sender()),
+            Hook::ToUplink if !reason.is_drop() => mark.write(frame.mark, Sender::None),
+            Hook::FromPod | Hook::ToPod | Hook::ToUplink => frame.mark,
         };
         ensure!(outcome.mark == stamped, "mark {:#x}, expected {stamped:#x}", outcome.mark);
         Ok(())
     }
 
-    /// One counter moved, by one packet and its bytes.
+    /// Its counter moved, and that of a sender whose policy allows it, by one packet and its bytes.
     fn require_counted(&mut self, packet: &Observed<'_>) -> Result<()> {
-        let Observed { hook, bytes, endpoint, reason, .. } = *packet;
-        let index = CounterIndex::new(endpoint.slot, hook.direction(), reason);
+        let Observed { bytes, decision, counted, .. } = *packet;
         let counter = Counter { packets: 1, bytes: u64::try_from(bytes.len())? };
+        let of_sender = |(slot, reason): &(u16, Reason)| CounterIndex::new(*slot, Direction::Egress, *reason);
+        let mut expected: Vec<_> = counted.iter().map(|it| (of_sender(it), counter)).collect();
+        expected.push((CounterIndex::new(decision.slot, decision.direction, decision.reason), counter));
+        expected.sort_by_key(|(index, _)| *index);
         let moved = self.moved()?;
-        if moved != [(index, counter)] {
-            let counted: Vec<String> = moved.iter().map(|(index, counter)| named(*index, *counter)).collect();
-            bail!("expected {}, the kernel counted {counted:?}", named(index, counter));
+        if moved != expected {
+            let name = |list: &[(CounterIndex, Counter)]| -> Vec<String> {
+                list.iter().map(|(index, counter)| named(*index, *counter)).collect()
+            };
+            bail!("expected {:?}, the kernel counted {:?}", name(&expected), name(&moved));
         }
         Ok(())
     }
@@ -316,19 +341,30 @@ impl Kernel {
         let (kernel, of_host) = (self.maps.flows()?, FlowTables::of_host(host));
         let same = kernel.0.len() == of_host.0.len()
             && kernel.0.iter().zip(&of_host.0).all(|((key, (flow, place)), (host_key, (host_flow, host_place)))| {
-                let values = flow.word == host_flow.word && flow.pad == 0 && place == host_place;
+                let values = (flow.word, flow.origin) == (host_flow.word, host_flow.origin) && place == host_place;
                 key == host_key && values && alike(flow.last_seen, host_flow.last_seen)
             });
         ensure!(same, "flows in the kernel at {now} {kernel:#?}, on the host at {} {of_host:#?}", host.now.get());
 
-        let (kernel, of_host) = (self.maps.fragments()?, FragmentTables::of_host(host));
-        let same = kernel.0.len() == of_host.0.len()
-            && kernel.0.iter().zip(&of_host.0).all(|((key, it), (host_key, other))| {
-                let values = (it.source_port, it.destination_port, it.allowed)
-                    == (other.source_port, other.destination_port, other.allowed);
-                key == host_key && values && alike(it.seen, other.seen)
-            });
-        ensure!(same, "fragments in the kernel {kernel:#?}, on the host {of_host:#?}");
+        let (kernel, of_host) = (self.maps.backends()?, host.backends.borrow().iter().map(|(k, v)| (*k, *v)).collect());
+        ensure!(kernel == of_host, "backends in the kernel {kernel:#?}, on the host {of_host:#?}");
+        Ok(())
+    }
+
+    fn require_fragments(&mut self, host: &HostTables) -> Result<()> {
+        let of_host: Vec<(u32, FragmentCell)> = host.fragments.borrow().iter().map(|(i, cell)| (*i, *cell)).collect();
+        let indexes: Vec<u32> = of_host.iter().map(|(index, _)| *index).collect();
+        let kernel = self.maps.fragments(&indexes)?;
+        let now = jiffies(self.config.hz)?;
+        let ticks = |now: u32, cell: FragmentCell| low_half(now >> FragmentCell::TICK_SHIFT).wrapping_sub(cell.ticks());
+        let tolerance = AGE_TOLERANCE * self.config.hz >> FragmentCell::TICK_SHIFT;
+        for ((index, cell), found) in of_host.iter().zip(&kernel) {
+            let (age, of_host) = (ticks(now, *found), ticks(host.now.get(), *cell));
+            ensure!(
+                cell.timeless() == found.timeless() && u32::from(age.abs_diff(of_host)) <= tolerance,
+                "cell {index}: {found:x?} of age {age} in the kernel, {cell:x?} of age {of_host} on the host"
+            );
+        }
         Ok(())
     }
 
@@ -402,6 +438,11 @@ impl Context {
     fn word(&self, offset: usize) -> u32 {
         self.0.get(offset..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u32::from_ne_bytes(*bytes))
     }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the cell's clock has 16 bits")]
+const fn low_half(word: u32) -> u16 {
+    word as u16
 }
 
 /// True if BPF_PROG_TEST_RUN takes a frame: it wants the fixed part of the IP header, or else a byte behind the Ethernet one.

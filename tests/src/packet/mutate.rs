@@ -96,7 +96,7 @@ pub fn frame(family: Family) -> impl Strategy<Value = (Hook, Vec<u8>)> {
             let group = mac_towards(datagram.destination);
             let (source, destination) = match hook {
                 Hook::FromPod => (mac, group.unwrap_or(BRIDGE_MAC)),
-                Hook::ToPod => (BRIDGE_MAC, group.unwrap_or(mac)),
+                Hook::ToPod | Hook::ToUplink => (BRIDGE_MAC, group.unwrap_or(mac)),
             };
             let mut bytes = datagram.frame(source, destination).unwrap_or_default();
             damage.iter().for_each(|damage| damage.apply(&mut bytes));
@@ -120,7 +120,7 @@ fn datagram(family: Family, hook: Hook) -> impl Strategy<Value = Datagram> {
     shape.prop_map(move |(own, peer, transport, hop_limit, fragment, options, extensions)| {
         let (source, destination) = match hook {
             Hook::FromPod => (own, peer),
-            Hook::ToPod => (peer, own),
+            Hook::ToPod | Hook::ToUplink => (peer, own),
         };
         Datagram { source, destination, hop_limit, options, extensions, fragment, transport }
     })
@@ -158,7 +158,7 @@ fn error(
     (select(kinds), ports, any::<bool>(), quoted_ends).prop_map(move |(kind, ports, tcp, (source, destination))| {
         // About what went the other way, most often.
         let (source, destination): (IpAddr, IpAddr) = match hook {
-            Hook::ToPod => (source, destination),
+            Hook::ToPod | Hook::ToUplink => (source, destination),
             Hook::FromPod => (destination, source),
         };
         let quoted = if tcp { Transport::Tcp { ports, flags: flag::ACK } } else { Transport::Udp { ports } };

@@ -8,7 +8,8 @@ use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, ensure};
 use netpol_common::abi::{
-    AllowKey, AllowValue, Config, Direction, Endpoint, EndpointFlags, Flow, Hook, PolicyWord, Reason,
+    AllowKey, AllowValue, Backend, BackendKey, Config, Direction, Endpoint, EndpointFlags, Flow, Hook, Mark,
+    PolicyWord, Reason, Sender,
 };
 use netpol_common::classify::Frame;
 use netpol_common::flow;
@@ -60,7 +61,7 @@ impl<'a> Play<'a> {
             cast,
             endpoint: cast::endpoint(),
             policy: Isolation::Free.word(FIRST_REVISION),
-            frame: Frame { from_host_stack: false, mark: 0, vlan_tagged: false },
+            frame: Frame { from_host_stack: false, mark: 0, hash: 0, vlan_tagged: false },
             host,
             reasons: BTreeSet::new(),
             reports: Vec::new(),
@@ -118,6 +119,29 @@ impl<'a> Play<'a> {
     /// The kernel refuses it.
     pub fn set_role(&mut self, address: IpAddr, role: u32) -> Result<()> {
         self.host.set_role(address, role);
+        self.take_over()
+    }
+
+    /// Gives an address an identity that policies know.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn set_identity(&mut self, address: IpAddr, identity: u32) -> Result<()> {
+        self.host.set_identity(address, identity);
+        self.take_over()
+    }
+
+    /// Says that services translate a port of the node.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn set_node_port(&mut self, protocol: u8, port: u16) -> Result<()> {
+        self.host.node_ports.insert((protocol, port));
+        self.take_over()
+    }
+
+    /// The kernel takes over the host's tables; its flows are forgotten.
+    fn take_over(&mut self) -> Result<()> {
         match &mut self.kernel {
             Some(kernel) => kernel.reset(&self.host),
             None => Ok(()),
@@ -218,13 +242,16 @@ impl<'a> Play<'a> {
     /// # Errors
     /// They do not.
     pub fn meets(&mut self, hook: Hook, frame: &[u8]) -> Result<Reason> {
-        let judge = match hook {
-            Hook::FromPod => HostTables::from_pod,
-            Hook::ToPod => HostTables::to_pod,
-        };
         // Nobody's slot has no policy.
         let policy = if self.endpoint.is_absent() { PolicyWord::default() } else { self.policy };
-        let reason = judge(&self.host, frame, &self.frame, &self.endpoint, policy).0;
+        self.host.pods.insert(self.endpoint.slot, (self.endpoint, policy));
+        let decision = match hook {
+            Hook::FromPod => self.host.from_pod(frame, &self.frame, &self.endpoint, policy),
+            Hook::ToPod => self.host.to_pod(frame, &self.frame, &self.endpoint, policy),
+            Hook::ToUplink => self.host.to_uplink(frame, ether_type(frame), &self.frame),
+        };
+        let reason = decision.reason;
+        let counted = self.host.counted.take();
         self.reasons.insert(reason);
         let reports = self.host.reports.take();
         ensure!(
@@ -239,13 +266,46 @@ impl<'a> Play<'a> {
                 frame: self.frame,
                 endpoint: self.endpoint,
                 policy,
-                reason,
+                decision,
+                counted: &counted,
                 report: reports.last(),
             };
             kernel.require_alike(&observed, &self.host)?;
         }
         self.reports.extend(reports);
         Ok(reason)
+    }
+
+    /// The pod of another slot, whose deferred packets come by.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn set_sender(&mut self, endpoint: Endpoint, policy: PolicyWord) -> Result<()> {
+        self.host.pods.insert(endpoint.slot, (endpoint, policy));
+        match &mut self.kernel {
+            Some(kernel) => kernel.set_pod(&endpoint, policy),
+            None => Ok(()),
+        }
+    }
+
+    /// The next frames carry the mark of a deferred packet of this slot.
+    pub const fn deferred_by(&mut self, slot: u16) {
+        let config = &self.host.config;
+        self.frame.mark = Mark::new(config.mark_mask, config.mark_shift).write(FOREIGN_MARK, Sender::Deferred(slot));
+    }
+
+    /// The hook where the pod's flow left says where it was led to: what `skb->hash` carries there (BPF_PROG_TEST_RUN gives
+    /// no packet a hash).
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn led_to(&mut self, backend: Backend) -> Result<()> {
+        let key = BackendKey { cookie: self.host.cookie.get(), slot: self.endpoint.slot, pad: 0 };
+        self.host.backends.borrow_mut().insert(key, backend);
+        match &mut self.kernel {
+            Some(kernel) => kernel.record_backend(key, backend),
+            None => Ok(()),
+        }
     }
 
     /// The only flow there is, and in which table it is.
@@ -307,6 +367,11 @@ impl<'a> Play<'a> {
     pub const fn pend(&mut self) {
         self.flag(EndpointFlags::PENDING, true);
     }
+}
+
+/// EtherType of a frame.
+fn ether_type(frame: &[u8]) -> u16 {
+    frame.get(12..14).and_then(|bytes| bytes.first_chunk()).map_or(0, |bytes| u16::from_be_bytes(*bytes))
 }
 
 /// True if an entry would still be alive now: for scenes that look at entries themselves.

@@ -16,7 +16,7 @@ use netpol_agent::datapath::installed::Installed;
 use netpol_agent::datapath::plan::{MapStore, Op, StoreError};
 use netpol_agent::policy::{Compiler, Limits};
 use netpol_agent::source::{Outcome, decode_value};
-use netpol_common::abi::{AddressRole, Config, Endpoint, EndpointFlags, Mac, PolicyWord, V4, V6};
+use netpol_common::abi::{AddressRole, Config, Endpoint, EndpointFlags, Mac, Mark, PolicyWord, Sender, V4, V6};
 use netpol_common::host::HostTables;
 use serde_json::Value;
 
@@ -132,10 +132,11 @@ impl Agent {
         self.addresses.contains(&address)
     }
 
-    /// The mark that `from_pod` puts on every packet of a pod: its slot in the bits of the mask.
+    /// The mark that `from_pod` puts on a pod's packet that it has judged.
     #[must_use]
-    pub fn mark_of(&self, pod: &LocalPod) -> u32 {
-        u32::from(pod.endpoint.slot) << self.maps.tables.config.mark_mask.trailing_zeros()
+    pub const fn mark_of_judged(&self) -> u32 {
+        let config = &self.maps.tables.config;
+        Mark::new(config.mark_mask, config.mark_shift).write(0, Sender::Judged)
     }
 
     /// Empties the flow tables.

@@ -132,6 +132,7 @@ fn pod_number(pod: usize) -> impl Strategy<Value = Pod> {
             labels,
             addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
             named_ports,
+            host_ports: Vec::new(),
             node: "".into(),
             host_network,
             terminal,

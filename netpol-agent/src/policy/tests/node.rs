@@ -204,6 +204,7 @@ pub(super) fn pod(name: &str, addresses: &str, words: &str) -> Pod {
         labels: labels(words),
         addresses: addresses.split_whitespace().map(|address| address.parse::<IpAddr>().unwrap()).collect(),
         named_ports: Vec::new(),
+        host_ports: Vec::new(),
         node: "".into(),
         host_network: false,
         terminal: false,

@@ -11,19 +11,20 @@ use super::names::is_port_name;
 use super::port::{PORT_NAME_SYNTAX, number, protocol_of};
 use super::report::{Report, child, index, quote};
 use super::section::{read_section, stray_fields};
-use crate::cluster::model::{Labels, NamedPort, Namespace, Pod};
+use crate::cluster::model::{Labels, NamedPort, Namespace, Pod, Protocol};
 
 /// Effect of refusing a pod.
 pub(super) const NO_POD: &str = "the pod is not known: no selector matches it and no policy selects it";
 /// Effect of refusing a namespace.
 pub(super) const NO_NAMESPACE: &str = "the namespace is not known: no namespaceSelector matches it";
+const NO_HOST_PORT: &str = "with --enforce-own-node, egress to this port of the node is judged by the node's address";
 const NO_NAME: &str = "no rule finds this port by its name";
 const NO_ADDRESS: &str = "the address is not the pod's: nothing that selects the pod applies to it";
 /// The label every namespace has; nobody can change it.
 const METADATA_NAME: &str = "kubernetes.io/metadata.name";
 
 /// The fields below spec and status that are read; what looks like a slip of one refuses the pod.
-const READ: [&str; 11] = [
+const READ: [&str; 12] = [
     "spec",
     "status",
     "hostNetwork",
@@ -32,6 +33,7 @@ const READ: [&str; 11] = [
     "initContainers",
     "restartPolicy",
     "ports",
+    "hostPort",
     "podIP",
     "podIPs",
     "phase",
@@ -56,6 +58,7 @@ pub(super) fn pod(report: &mut Report, head: Head, object: &Map<String, Value>) 
         labels: head.labels,
         addresses,
         named_ports: named_ports(report, &spec),
+        host_ports: host_ports(report, &spec),
         node: spec.node_name.unwrap_or_default().into(),
         host_network: spec.host_network.unwrap_or_default(),
         terminal,
@@ -99,26 +102,46 @@ pub(super) fn unicast(text: &str) -> Option<IpAddr> {
     (!odd).then_some(address)
 }
 
-/// Named ports of containers, and of init containers that stay (sidecars).
-fn named_ports(report: &mut Report, spec: &PodSpec) -> Vec<NamedPort> {
+/// Ports of containers, and of init containers that stay (sidecars), each with its path.
+fn ports(spec: &PodSpec) -> impl Iterator<Item = (String, &ContainerPort)> {
     let containers = spec.containers.iter().enumerate().map(|(at, c)| (index("spec.containers", at), &c.ports));
     let sidecars = spec.init_containers.as_deref().unwrap_or_default().iter().enumerate();
     let sidecars = sidecars
         .filter(|(_, container)| container.restart_policy.as_deref() == Some("Always"))
         .map(|(at, container)| (index("spec.initContainers", at), &container.ports));
+    containers.chain(sidecars).flat_map(|(path, ports)| {
+        let path = child(&path, "ports");
+        let ports = ports.as_deref().unwrap_or_default().iter().enumerate();
+        ports.map(move |(at, port)| (index(&path, at), port))
+    })
+}
+
+/// Ports of the node that lead to the pod.
+fn host_ports(report: &mut Report, spec: &PodSpec) -> Vec<(Protocol, u16)> {
+    let mut found = Vec::new();
+    for (path, port) in ports(spec) {
+        let Some(host_port) = port.host_port.filter(|port| *port != 0) else { continue };
+        let number = number(report, &child(&path, "hostPort"), host_port, NO_HOST_PORT);
+        let protocol = protocol_of(report, &child(&path, "protocol"), port.protocol.as_deref(), NO_HOST_PORT);
+        found.extend(protocol.zip(number));
+    }
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+/// Ports that have a name.
+fn named_ports(report: &mut Report, spec: &PodSpec) -> Vec<NamedPort> {
     let mut named: Vec<NamedPort> = Vec::new();
-    for (path, ports) in containers.chain(sidecars) {
-        for (at, port) in ports.as_deref().unwrap_or_default().iter().enumerate() {
-            let path = index(&child(&path, "ports"), at);
-            let Some(port) = named_port(report, &path, port) else { continue };
-            match named.iter().find(|other| other.name == port.name && other.protocol == port.protocol) {
-                None => named.push(port),
-                Some(other) if other.port == port.port => {}
-                Some(other) => {
-                    let message = format!("port name {:?} again, first used for {}; rename one", port.name, other.port);
-                    let effect = format!("the name means port {}", other.port);
-                    report.note(&child(&path, "name"), message, effect);
-                }
+    for (path, port) in ports(spec) {
+        let Some(port) = named_port(report, &path, port) else { continue };
+        match named.iter().find(|other| other.name == port.name && other.protocol == port.protocol) {
+            None => named.push(port),
+            Some(other) if other.port == port.port => {}
+            Some(other) => {
+                let message = format!("port name {:?} again, first used for {}; rename one", port.name, other.port);
+                let effect = format!("the name means port {}", other.port);
+                report.note(&child(&path, "name"), message, effect);
             }
         }
     }

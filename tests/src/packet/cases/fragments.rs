@@ -25,7 +25,7 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// The rest of a datagram whose first fragment was `first`.
-fn later(first: &Datagram, id: u32, offset: u16) -> Datagram {
+pub(super) fn later(first: &Datagram, id: u32, offset: u16) -> Datagram {
     let protocol = first.transport.number(first.source.is_ipv4());
     let transport = Transport::Raw { protocol, bytes: vec![0xee; 24] };
     Datagram { transport, ..first.clone() }.fragment(id, offset, false)

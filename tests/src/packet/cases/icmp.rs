@@ -31,7 +31,7 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// Types of the errors that quote a packet.
-fn error_types(play: &Play<'_>) -> &'static [u8] {
+pub(super) fn error_types(play: &Play<'_>) -> &'static [u8] {
     if play.is_v4() { &[3, 11, 12] } else { &[1, 2, 3, 4] }
 }
 
@@ -40,7 +40,13 @@ fn echo(source: IpAddr, destination: IpAddr, reply: bool, id: u16) -> Datagram {
 }
 
 /// An error of `kind` that quotes the first bytes of `quoted`.
-fn error(source: IpAddr, destination: IpAddr, kind: u8, quoted: &Datagram, bytes: usize) -> Result<Datagram> {
+pub(super) fn error(
+    source: IpAddr,
+    destination: IpAddr,
+    kind: u8,
+    quoted: &Datagram,
+    bytes: usize,
+) -> Result<Datagram> {
     let mut body = vec![0; 4];
     body.extend(quoted.bytes().context("no such packet")?.iter().take(bytes));
     Ok(Datagram::new(source, destination, Transport::Icmp { kind, code: 1, body }))

@@ -74,11 +74,15 @@ fn a_pod_reaches_its_own_node(play: &mut Play<'_>) -> Result<()> {
     play.isolate(Isolation::DenyAll);
     let talk = play.tcp_out(play.cast.node, SHUT);
     play.sends(&talk.out(SYN), Reason::ToOwnNode)?;
+    play.from_node_stack();
     play.gets(&talk.back(SYN_ACK), Reason::Reply)?;
     play.revise();
-    play.sends(&talk.out(ACK), Reason::Established)?;
+    play.sends(&talk.out(ACK), Reason::ToOwnNode)?;
+    // Without the node's stack behind it, it is a backend's that the node's port was translated to.
+    play.frame.from_host_stack = false;
+    play.gets(&talk.back(PSH_ACK), Reason::UnconfirmedReply)?;
     play.isolate(Isolation::Free);
-    play.sends(&play.udp_out(play.cast.node, SHUT).out(0), Reason::NotIsolated)
+    play.sends(&play.udp_out(play.cast.node, SHUT).out(0), Reason::ToOwnNode)
 }
 
 fn a_pod_is_held_to_policy_towards_its_node_where_the_operator_says_so(play: &mut Play<'_>) -> Result<()> {
@@ -120,11 +124,11 @@ fn a_tunnel_to_a_node_is_dropped_for_every_pod(play: &mut Play<'_>) -> Result<()
     }
     for port in PORTS {
         play.sends(&play.udp_out(play.cast.stranger, port).out(0), Reason::NotIsolated)?;
-        play.sends(&play.tcp_out(play.cast.node, port).out(SYN), Reason::NotIsolated)?;
-        play.sends(&play.talk(play.cast.node, 17, port, SHUT).out(0), Reason::NotIsolated)?;
+        play.sends(&play.tcp_out(play.cast.node, port).out(SYN), Reason::ToOwnNode)?;
+        play.sends(&play.talk(play.cast.node, 17, port, SHUT).out(0), Reason::ToOwnNode)?;
     }
     play.flag(EndpointFlags::ANY_SOURCE, true);
-    play.sends(&play.udp_out(play.cast.node, 8472).out(0), Reason::NotIsolated)
+    play.sends(&play.udp_out(play.cast.node, 8472).out(0), Reason::ToOwnNode)
 }
 
 fn a_pending_pod_may_only_find_its_neighbours(play: &mut Play<'_>) -> Result<()> {

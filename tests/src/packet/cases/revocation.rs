@@ -199,7 +199,7 @@ fn a_flow_of_the_node_is_never_judged_again(play: &mut Play<'_>) -> Result<()> {
     play.revise();
     play.gets(&probe.back(ACK), Reason::Established)?;
     let (flow, _) = play.flow()?;
-    ensure!(flow.word.has(FlowWord::OWN_NODE) && flow.word.revision() == play.policy.revision(), "{flow:?}");
+    ensure!(flow.word.has(FlowWord::EXEMPT) && flow.word.revision() == play.policy.revision(), "{flow:?}");
     Ok(())
 }
 

@@ -74,7 +74,7 @@ pub fn expected(packet: &Observed<'_>, report: &HostReport) -> Event {
         length: u32::try_from(packet.bytes.len()).unwrap_or(u32::MAX),
         suppressed: 0,
         revision: report.revision,
-        slot: packet.endpoint.slot,
+        slot: report.slot,
         policy: report.policy,
         source_port,
         destination_port,

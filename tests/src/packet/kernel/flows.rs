@@ -1,8 +1,8 @@
-//! Flow and fragment tables of host and kernel in one form, so that they can be compared and made older.
+//! Flow tables of host and kernel in one form, so that they can be compared and made older.
 
 use std::collections::{BTreeMap, HashMap};
 
-use netpol_common::abi::{Flow, FlowKey, Fragment, FragmentKey};
+use netpol_common::abi::{Flow, FlowKey};
 use netpol_common::host::{FamilyTables, HostTables};
 use netpol_common::packet::Address;
 
@@ -19,10 +19,6 @@ pub enum Place {
 #[derive(Clone, Debug, Default)]
 pub struct FlowTables(pub BTreeMap<String, (Flow, Place)>);
 
-/// Every fragment, by its key in words.
-#[derive(Clone, Debug, Default)]
-pub struct FragmentTables(pub BTreeMap<String, Fragment>);
-
 impl FlowTables {
     /// The host's.
     #[must_use]
@@ -37,6 +33,7 @@ impl FlowTables {
     pub fn age_host(host: &HostTables, jiffies: u32) {
         age_family(&host.v4, jiffies);
         age_family(&host.v6, jiffies);
+        host.fragments.borrow_mut().values_mut().for_each(|cell| *cell = cell.older(jiffies));
     }
 
     fn add_host<A: Address>(&mut self, family: &FamilyTables<A>) {
@@ -58,27 +55,10 @@ impl FlowTables {
     }
 }
 
-impl FragmentTables {
-    /// The host's.
-    #[must_use]
-    pub fn of_host(host: &HostTables) -> Self {
-        let mut tables = Self::default();
-        host.v4.fragments.borrow().iter().for_each(|(key, fragment)| tables.add(key, *fragment));
-        host.v6.fragments.borrow().iter().for_each(|(key, fragment)| tables.add(key, *fragment));
-        tables
-    }
-
-    /// Adds one entry.
-    pub(super) fn add<A: Address>(&mut self, key: &FragmentKey<A>, fragment: Fragment) {
-        self.0.insert(format!("{key:?}"), fragment);
-    }
-}
-
 fn age_family<A: Address>(family: &FamilyTables<A>, jiffies: u32) {
     let age = |table: &mut HashMap<FlowKey<A>, Flow>| {
         table.values_mut().for_each(|flow| flow.last_seen = flow.last_seen.wrapping_sub(jiffies));
     };
     age(&mut family.flows.borrow_mut());
     age(&mut family.unanswered.borrow_mut());
-    family.fragments.borrow_mut().values_mut().for_each(|it| it.seen = it.seen.wrapping_sub(jiffies));
 }
