@@ -266,9 +266,8 @@ fn every_device_that_is_no_pods_no_bridge_and_no_loopback_is_an_uplink_and_follo
         let _outside = Pod::new("eth0", &[]);
         ip("link add flannel.1 type vxlan id 1 local 127.0.0.1 dstport 8472 nolearning");
         ip("tuntap add dev tun0 mode tun");
-        ip("link add dummy0 type dummy");
-        ip("link set dummy0 master cni0");
-        let wanted = [("eth0", true), ("flannel.1", true), ("tun0", false), ("dummy0", true)];
+        let _port = Pod::on_bridge("lxc0", &[]);
+        let wanted = [("eth0", true), ("flannel.1", true), ("tun0", false), ("lxc0", true)];
         until(&mut node, |view| wanted.iter().all(|(name, header)| has(view, name, *header))).await;
         assert!(!has(node.view(), "veth1", true));
         assert_eq!(node.view().passages, loopback_and_bridge);
@@ -280,7 +279,7 @@ fn every_device_that_is_no_pods_no_bridge_and_no_loopback_is_an_uplink_and_follo
         let late = ifindex("veth8");
         until(&mut node, |view| view.interfaces.contains_key(&late) && !view.uplinks.contains_key(&late)).await;
         ip("link del flannel.1");
-        ip("link set dummy0 name eth9");
+        ip("link set lxc0 name eth9");
         until(&mut node, |view| !has(view, "flannel.1", true) && has(view, "eth9", true)).await;
     });
 }
