@@ -1,7 +1,10 @@
 //! Joins compiler, maps and hooks: takes cluster events and views of the node, and makes the datapath follow.
 //!
 //! Order, as nothing may open in between (design §3.8): a slot's policy word before its endpoint, the endpoint before the
-//! hooks; hooks off before the endpoint goes.
+//! hooks; hooks off before the endpoint goes. And the hooks of uplinks before those of pods, which may send what only
+//! they judge.
+
+mod uplinks;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -13,7 +16,7 @@ use crate::cluster::ClusterState;
 use crate::cluster::model::{ClusterEvent, Object, ObjectRef, Pod};
 use crate::cluster::state::is_live;
 use crate::datapath::apply::Applier;
-use crate::datapath::attach::{AttachError, Hooks};
+use crate::datapath::attach::{AttachError, Hooks, Role};
 use crate::datapath::desired::Touched;
 use crate::datapath::store::KernelStore;
 use crate::endpoints::{Endpoints, Local};
@@ -21,6 +24,9 @@ use crate::node::view::NodeView;
 use crate::policy::{Compiler, Provenance};
 use crate::problem::{Problem, Severity};
 use crate::services;
+use uplinks::Uplinks;
+
+pub use uplinks::UplinkStatus;
 
 /// The datapath of this node and what it follows.
 pub struct Enforcer {
@@ -29,6 +35,7 @@ pub struct Enforcer {
     store: KernelStore,
     hooks: Hooks,
     endpoints: Endpoints,
+    uplinks: Uplinks,
     /// Endpoints as they are in the maps, with hooks attached.
     attached: BTreeMap<u32, Endpoint>,
     /// What could not be attached or written, by interface.
@@ -85,6 +92,7 @@ impl Enforcer {
             store,
             hooks,
             endpoints,
+            uplinks: Uplinks::default(),
             attached: BTreeMap::new(),
             failed: BTreeMap::new(),
             apply_problems: Vec::new(),
@@ -115,6 +123,7 @@ impl Enforcer {
     pub fn enforce(&mut self, view: &NodeView) {
         // New interfaces are held before anything else is looked at.
         self.follow(view);
+        self.uplinks.follow(view, &mut self.hooks, &mut self.store);
         self.hold_new();
         self.run_steps();
         // The steps may have brought pods to the cluster state that are behind interfaces seen before.
@@ -210,7 +219,7 @@ impl Enforcer {
             return;
         }
         if !self.attached.contains_key(&local.ifindex) {
-            match self.hooks.attach(local.ifindex) {
+            match self.hooks.attach(local.ifindex, Role::Pod) {
                 Ok(attachment) if attachment.ahead.is_empty() => {}
                 Ok(attachment) => {
                     self.fail(local, &format!("other programs run before ours: {:?}", attachment.ahead));
@@ -303,6 +312,7 @@ impl Enforcer {
         let mut problems = self.compiler.problems();
         problems.extend_from_slice(self.endpoints.problems());
         problems.extend(self.failed.values().cloned());
+        problems.extend(self.uplinks.problems().cloned());
         problems.extend_from_slice(&self.apply_problems);
         problems.extend(self.role_problem.clone());
         problems
@@ -318,6 +328,18 @@ impl Enforcer {
     #[must_use]
     pub fn is_behind(&self) -> bool {
         self.applier.is_behind()
+    }
+
+    /// True if a device that packets leave through is not as it should be: worth another attempt.
+    #[must_use]
+    pub fn has_failed_uplinks(&self) -> bool {
+        self.uplinks.problems().next().is_some()
+    }
+
+    /// How each device fares that packets leave the node through.
+    #[must_use]
+    pub fn uplinks(&self) -> Vec<UplinkStatus> {
+        self.uplinks.statuses()
     }
 
     /// How each local pod fares.

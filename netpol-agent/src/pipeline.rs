@@ -160,7 +160,7 @@ impl Pipeline {
     }
 
     fn retry(&mut self) {
-        if self.enforcer.is_behind() {
+        if self.enforcer.is_behind() || self.enforcer.has_failed_uplinks() {
             self.enforce();
         }
     }
@@ -207,6 +207,7 @@ impl Pipeline {
             "settled": !self.enforcer.is_behind() && self.node.view().unresolved.is_empty(),
             "generation": self.enforcer.generation(),
             "endpoints": self.enforcer.statuses(),
+            "uplinks": self.enforcer.uplinks(),
             "problems": problems,
             "events": { "lost": lost, "unread": self.printer.lost(), "unknown": self.unknown_events },
         })

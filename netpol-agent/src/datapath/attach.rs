@@ -1,6 +1,6 @@
-//! Puts the programs on pod interfaces and takes them off again.
+//! Puts the programs on interfaces and takes them off again.
 //!
-//! In: interface indexes. Out: both hooks in place, or why not. TCX links (kernel 6.6) are pinned and taken over by the
+//! In: interface indexes and what each interface is. Out: its hooks in place, or why not. TCX links (kernel 6.6) are pinned and taken over by the
 //! next agent with one atomic swap; with clsact the filter of our own priority and handle is replaced in place. Foreign
 //! programs, filters and qdiscs are left alone. It knows no pods, writes no map, and acts in the network namespace of the
 //! calling thread. Start at [`Hooks::attach`].
@@ -16,8 +16,40 @@ use super::loader::Programs;
 use super::pins::{PinDir, PinError, program_name};
 use super::{sys, tc};
 
-/// Both hooks, in the order in which they are attached: what reaches a pod is judged before the pod may answer.
-const HOOKS: [Hook; 2] = [Hook::ToPod, Hook::FromPod];
+/// What an interface is to the datapath.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// A pod is behind it.
+    Pod,
+    /// Packets leave the node through it.
+    Uplink,
+}
+
+impl Role {
+    /// Its hooks, in the order in which they are attached: what reaches a pod is judged before the pod may answer.
+    #[must_use]
+    pub const fn hooks(self) -> &'static [Hook] {
+        match self {
+            Self::Pod => &[Hook::ToPod, Hook::FromPod],
+            Self::Uplink => &[Hook::ToUplink],
+        }
+    }
+
+    /// The hooks that an interface of this role has not.
+    const fn others(self) -> &'static [Hook] {
+        match self {
+            Self::Pod => Self::Uplink.hooks(),
+            Self::Uplink => Self::Pod.hooks(),
+        }
+    }
+}
+
+/// Every hook, in the order in which they are attached.
+const HOOKS: [Hook; 3] = [Hook::ToPod, Hook::FromPod, Hook::ToUplink];
+/// A hook of each direction: what the clsact qdisc can hold filters at.
+const DIRECTIONS: [Hook; 2] = [Hook::ToPod, Hook::FromPod];
+/// Names the qdisc in messages.
+const QDISC: Hook = Hook::ToPod;
 
 /// How programs are to be attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,7 +85,7 @@ pub enum Mechanism {
     Clsact,
 }
 
-/// Why an interface has not both hooks.
+/// Why an interface has not its hooks.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
     /// The interface is gone: nothing to do.
@@ -132,31 +164,38 @@ impl Hooks {
         Self { programs, pins, mode }
     }
 
-    /// Puts both hooks on an interface, or this agent's programs into hooks that are there; at no moment a packet sees
-    /// neither. Write the endpoint first: a hook without one drops.
+    /// Puts the hooks of its role on an interface, or this agent's programs into hooks that are there; at no moment a packet
+    /// sees neither. Hooks of another role go once those of this one are there. Write a pod's endpoint first: its hooks
+    /// drop everything without one.
     ///
     /// # Errors
     /// [`AttachError::Gone`] if the interface vanished meanwhile; else what the kernel refused. A hook that is attached
     /// stays so.
-    pub fn attach(&mut self, ifindex: u32) -> Result<Attachment, AttachError> {
+    pub fn attach(&mut self, ifindex: u32, role: Role) -> Result<Attachment, AttachError> {
         let mut attachment = match self.mode {
-            AttachMode::Clsact => self.attach_clsact(ifindex)?,
-            AttachMode::Tcx => self.attach_tcx(ifindex)?,
-            AttachMode::Auto => match self.attach_tcx(ifindex) {
+            AttachMode::Clsact => self.attach_clsact(ifindex, role)?,
+            AttachMode::Tcx => self.attach_tcx(ifindex, role)?,
+            AttachMode::Auto => match self.attach_tcx(ifindex, role) {
                 Err(AttachError::NoTcx { .. }) => {
                     tracing::info!("the kernel lacks TCX (needs 6.6): attaching with clsact");
                     self.mode = AttachMode::Clsact;
-                    self.attach_clsact(ifindex)?
+                    self.attach_clsact(ifindex, role)?
                 }
                 other => other?,
             },
         };
         // The other mechanism may be left from an agent that was started with another mode.
         match attachment.mechanism {
-            Mechanism::Tcx => self.detach_clsact(ifindex)?,
-            Mechanism::Clsact => self.detach_tcx(ifindex)?,
+            Mechanism::Tcx => {
+                detach_tcx(&self.pins, ifindex, role.others())?;
+                detach_clsact(&self.pins, ifindex)?;
+            }
+            Mechanism::Clsact => {
+                detach_filters(ifindex, role.others())?;
+                detach_tcx(&self.pins, ifindex, &HOOKS)?;
+            }
         }
-        for hook in HOOKS {
+        for &hook in role.hooks() {
             let ahead = self.ahead(ifindex, hook)?;
             if !ahead.is_empty() {
                 attachment.ahead.push((hook, ahead));
@@ -165,12 +204,12 @@ impl Hooks {
         Ok(attachment)
     }
 
-    /// Takes both hooks off an interface; absent hooks and a vanished interface are fine.
+    /// Takes all hooks off an interface; absent hooks and a vanished interface are fine.
     ///
     /// # Errors
     /// What the kernel refused.
     pub fn detach(&mut self, ifindex: u32) -> Result<(), AttachError> {
-        detach_tcx(&self.pins, ifindex)?;
+        detach_tcx(&self.pins, ifindex, &HOOKS)?;
         detach_clsact(&self.pins, ifindex)
     }
 
@@ -183,12 +222,12 @@ impl Hooks {
         Ok(self.pins.interfaces()?)
     }
 
-    /// True if our programs are at both hooks of an interface.
+    /// True if our programs are at the hooks of an interface of this role.
     ///
     /// # Errors
     /// If the kernel refuses to say.
-    pub fn is_attached(&self, ifindex: u32) -> Result<bool, AttachError> {
-        for hook in HOOKS {
+    pub fn is_attached(&self, ifindex: u32, role: Role) -> Result<bool, AttachError> {
+        for &hook in role.hooks() {
             let wanted = self.programs.at(hook).id;
             let tcx = tcx_programs(ifindex, hook)?.contains(&wanted);
             let own = tc::own_filter(ifindex, hook).map_err(refused("look for the filter of", ifindex, hook))?;
@@ -199,9 +238,9 @@ impl Hooks {
         Ok(true)
     }
 
-    fn attach_tcx(&self, ifindex: u32) -> Result<Attachment, AttachError> {
+    fn attach_tcx(&self, ifindex: u32, role: Role) -> Result<Attachment, AttachError> {
         let mut adopted = Vec::new();
-        for hook in HOOKS {
+        for &hook in role.hooks() {
             if self.adopt_link(ifindex, hook)? {
                 adopted.push(hook);
             } else {
@@ -244,19 +283,18 @@ impl Hooks {
         sys::pin(link.as_fd(), &self.pins.link(ifindex, hook)).map_err(refused("pin the link of", ifindex, hook))
     }
 
-    fn attach_clsact(&self, ifindex: u32) -> Result<Attachment, AttachError> {
+    fn attach_clsact(&self, ifindex: u32, role: Role) -> Result<Attachment, AttachError> {
         let mut adopted = Vec::new();
-        let [first, _] = HOOKS;
-        if tc::add_clsact(ifindex).map_err(refused("add the clsact qdisc for", ifindex, first))? {
+        if tc::add_clsact(ifindex).map_err(refused("add the clsact qdisc for", ifindex, QDISC))? {
             let mark = self.pins.clsact_mark(ifindex);
             self.pins.remove(&mark)?;
-            sys::pin(self.programs.at(first).fd.as_fd(), &mark).map_err(refused(
+            sys::pin(self.programs.at(QDISC).fd.as_fd(), &mark).map_err(refused(
                 "mark the qdisc of",
                 ifindex,
-                first,
+                QDISC,
             ))?;
         }
-        for hook in HOOKS {
+        for &hook in role.hooks() {
             match tc::own_filter(ifindex, hook).map_err(refused("look for the filter of", ifindex, hook))? {
                 tc::Filter::Foreign => return Err(AttachError::Taken { ifindex, hook }),
                 tc::Filter::Ours { .. } => adopted.push(hook),
@@ -266,14 +304,6 @@ impl Hooks {
                 .map_err(refused("attach", ifindex, hook))?;
         }
         Ok(Attachment { mechanism: Mechanism::Clsact, adopted, ahead: Vec::new() })
-    }
-
-    fn detach_tcx(&self, ifindex: u32) -> Result<(), AttachError> {
-        detach_tcx(&self.pins, ifindex)
-    }
-
-    fn detach_clsact(&self, ifindex: u32) -> Result<(), AttachError> {
-        detach_clsact(&self.pins, ifindex)
     }
 
     fn ahead(&self, ifindex: u32, hook: Hook) -> Result<Vec<u32>, AttachError> {
@@ -294,7 +324,7 @@ impl Hooks {
 /// The first removal that failed; run it again.
 pub fn cleanup(pins: &PinDir) -> Result<(), AttachError> {
     for ifindex in interfaces()? {
-        detach_tcx(pins, ifindex)?;
+        detach_tcx(pins, ifindex, &HOOKS)?;
         detach_clsact(pins, ifindex)?;
     }
     Ok(pins.remove_all()?)
@@ -327,9 +357,9 @@ fn collect_vanished(pins: &PinDir) -> Result<(), AttachError> {
     Ok(())
 }
 
-fn detach_tcx(pins: &PinDir, ifindex: u32) -> Result<(), AttachError> {
+fn detach_tcx(pins: &PinDir, ifindex: u32, hooks: &[Hook]) -> Result<(), AttachError> {
     // from_pod first: until to_pod is gone, what reaches the pod is still judged.
-    for hook in HOOKS.into_iter().rev() {
+    for &hook in hooks.iter().rev() {
         let path = pins.link(ifindex, hook);
         match sys::open_pin(&path) {
             // Without its pin the link would end too, but some time later.
@@ -342,9 +372,8 @@ fn detach_tcx(pins: &PinDir, ifindex: u32) -> Result<(), AttachError> {
     Ok(())
 }
 
-fn detach_clsact(pins: &PinDir, ifindex: u32) -> Result<(), AttachError> {
-    let mut left = 0;
-    for hook in HOOKS.into_iter().rev() {
+fn detach_filters(ifindex: u32, hooks: &[Hook]) -> Result<(), AttachError> {
+    for &hook in hooks.iter().rev() {
         let failed = |operation| refused(operation, ifindex, hook);
         let result = match tc::own_filter(ifindex, hook) {
             Ok(tc::Filter::Ours { .. }) => tc::remove_filter(ifindex, hook),
@@ -355,15 +384,20 @@ fn detach_clsact(pins: &PinDir, ifindex: u32) -> Result<(), AttachError> {
             Ok(()) | Err(AttachError::Gone { .. }) => {}
             Err(error) => return Err(error),
         }
-        left += tc::count_filters(ifindex, hook).unwrap_or(1);
     }
+    Ok(())
+}
+
+/// Removes all our filters, and the qdisc if we made it and nobody else uses it.
+fn detach_clsact(pins: &PinDir, ifindex: u32) -> Result<(), AttachError> {
+    detach_filters(ifindex, &HOOKS)?;
     let mark = pins.clsact_mark(ifindex);
     if !mark.exists() {
         return Ok(());
     }
-    let [hook, _] = HOOKS;
-    if left == 0 {
-        match tc::remove_clsact(ifindex).map_err(refused("remove the clsact qdisc for", ifindex, hook)) {
+    let left = DIRECTIONS.into_iter().map(|hook| tc::count_filters(ifindex, hook).unwrap_or(1));
+    if left.sum::<usize>() == 0 {
+        match tc::remove_clsact(ifindex).map_err(refused("remove the clsact qdisc for", ifindex, QDISC)) {
             Ok(()) | Err(AttachError::Gone { .. }) => {}
             Err(error) => return Err(error),
         }

@@ -21,8 +21,16 @@ use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 /// Priority of our filters: the first, so that no other filter can let a packet go before policy has seen it.
 const PRIORITY: u16 = 1;
-/// Handle of our filters within the priority, which several programs may share ("np").
-const HANDLE: TcHandle = TcHandle { major: 0, minor: 0x6e70 };
+/// Handle of our filter within the priority, which several programs may share ("np" and, where two of ours meet while an
+/// interface changes its role, the number after it).
+const fn handle(hook: Hook) -> TcHandle {
+    let minor = match hook {
+        Hook::FromPod | Hook::ToPod => 0x6e70,
+        Hook::ToUplink => 0x6e71,
+    };
+    TcHandle { major: 0, minor }
+}
+
 /// `ETH_P_ALL`, in network order.
 const ALL_PROTOCOLS: u16 = 3_u16.to_be();
 
@@ -72,7 +80,7 @@ fn qdisc(ifindex: u32) -> io::Result<TcMessage> {
 fn filter(ifindex: u32, hook: Hook) -> io::Result<TcMessage> {
     let mut message = message(ifindex)?;
     message.header.parent = parent(hook);
-    message.header.handle = HANDLE;
+    message.header.handle = handle(hook);
     message.header.info = u32::from(PRIORITY) << 16 | u32::from(ALL_PROTOCOLS);
     message.attributes.push(TcAttribute::Kind("bpf".to_owned()));
     Ok(message)
@@ -114,7 +122,7 @@ pub(super) fn remove_filter(ifindex: u32, hook: Hook) -> io::Result<()> {
 pub(super) fn own_filter(ifindex: u32, hook: Hook) -> io::Result<Filter> {
     let ours = filters(ifindex, hook)?
         .into_iter()
-        .find(|found| found.header.handle == HANDLE && found.header.info >> 16 == u32::from(PRIORITY));
+        .find(|found| found.header.handle == handle(hook) && found.header.info >> 16 == u32::from(PRIORITY));
     Ok(ours.map_or(Filter::Absent, |found| classify(&found, hook)))
 }
 

@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::state::{LinkKind, Mac, Neighbour, State};
-use super::view::{NodeView, PodInterface};
+use super::state::{Link, LinkKind, Mac, Neighbour, State};
+use super::view::{NodeView, PodInterface, Uplink};
 use crate::problem::{Problem, Severity};
 
 /// The kernel asks three times, a second apart.
@@ -83,11 +83,13 @@ impl Locator {
     pub(super) fn look(&mut self, state: &State, is_pod_name: impl Fn(&str) -> bool, now: Instant) -> Look {
         let mut view = NodeView { own_addresses: state.own_addresses(), ..NodeView::default() };
         let mut carriers = BTreeMap::new();
-        for (ifindex, link) in &state.links {
+        for (&ifindex, link) in &state.links {
             if link.kind == LinkKind::VethToElsewhere && is_pod_name(&link.name) {
-                let interface = PodInterface { ifindex: *ifindex, name: link.name.clone(), ..PodInterface::default() };
-                view.interfaces.insert(*ifindex, interface);
-                carriers.insert(*ifindex, link.carrier);
+                carriers.insert(ifindex, link.carrier);
+                let interface = PodInterface { ifindex, name: link.name.clone(), ..PodInterface::default() };
+                view.interfaces.insert(ifindex, interface);
+            } else {
+                register(&mut view, ifindex, link);
             }
         }
         if carriers != self.seen {
@@ -151,6 +153,19 @@ impl Locator {
     fn holder(&self, ifindex: u32, mac: Mac) -> Option<IpAddr> {
         let other = |(_, (held, other)): &(&IpAddr, &(u32, Mac))| *held == ifindex && *other != mac;
         self.found.iter().find(other).map(|(address, _)| *address)
+    }
+}
+
+/// A device that is no pod's. A bridge's port counts as any other, as frames leave through it.
+fn register(view: &mut NodeView, ifindex: u32, link: &Link) {
+    match link.kind {
+        LinkKind::Bridge | LinkKind::Loopback => {
+            view.passages.insert(ifindex);
+        }
+        LinkKind::VethToElsewhere | LinkKind::VethToHere(_) | LinkKind::Other => {
+            let uplink = Uplink { ifindex, name: link.name.clone(), has_link_header: link.has_link_header };
+            view.uplinks.insert(ifindex, uplink);
+        }
     }
 }
 

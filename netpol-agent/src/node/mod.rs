@@ -1,4 +1,5 @@
-//! The node side: which interfaces are pods', whose addresses are behind them, and which addresses are the node's own.
+//! The node side: which interfaces are pods', whose addresses are behind them, which devices lead out, and which addresses
+//! are the node's own.
 //!
 //! In: netlink, and the addresses that pods of this node may have. Out: a [`NodeView`], kept up to date. It attaches
 //! nothing, knows no pods and enters no namespace. Start at [`Node`].
@@ -15,7 +16,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 pub use name::NamePattern;
-pub use view::{NodeView, PodInterface};
+pub use view::{NodeView, PodInterface, Uplink};
 
 use locate::Locator;
 use netlink::{Netlink, Notice};

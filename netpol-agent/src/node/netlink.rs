@@ -14,7 +14,7 @@ use futures_util::{FutureExt, Stream, StreamExt};
 use ipnet::IpNet;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
@@ -208,8 +208,12 @@ fn link(message: LinkMessage) -> Option<Update> {
     if let (LinkKind::VethToElsewhere, false, Some(peer)) = (kind, elsewhere, peer) {
         kind = LinkKind::VethToHere(peer);
     }
+    if message.header.flags.contains(LinkFlags::Loopback) {
+        kind = LinkKind::Loopback;
+    }
     let carrier = message.header.flags.contains(LinkFlags::LowerUp);
-    Some(Update::Link(message.header.index, Link { name: name?, kind, carrier }))
+    let has_link_header = message.header.link_layer_type == LinkLayerType::Ether;
+    Some(Update::Link(message.header.index, Link { name: name?, kind, carrier, has_link_header }))
 }
 
 fn link_gone(message: &LinkMessage) -> Option<Update> {

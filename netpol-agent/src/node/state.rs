@@ -22,6 +22,8 @@ pub(super) enum LinkKind {
     VethToHere(u32),
     /// A bridge.
     Bridge,
+    /// The loopback.
+    Loopback,
     /// Anything else.
     Other,
 }
@@ -33,6 +35,8 @@ pub(super) struct Link {
     pub(super) kind: LinkKind,
     /// Both ends are up: what is sent now arrives.
     pub(super) carrier: bool,
+    /// Its frames begin with an Ethernet header.
+    pub(super) has_link_header: bool,
 }
 
 /// How far the kernel is with an address.

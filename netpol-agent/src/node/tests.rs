@@ -253,3 +253,33 @@ fn a_flushed_forwarding_table_does_not_hide_a_pod() {
         until(&mut node, |view| view.interfaces.get(&expected.ifindex) == Some(&expected)).await;
     });
 }
+
+#[test]
+fn every_device_that_is_no_pods_no_bridge_and_no_loopback_is_an_uplink_and_followed() {
+    with_node(bridge, async |mut node| {
+        let has = |view: &NodeView, name: &str, header: bool| {
+            view.uplinks.values().any(|uplink| uplink.name == name && uplink.has_link_header == header)
+        };
+        let loopback_and_bridge = BTreeSet::from([ifindex("lo"), ifindex("cni0")]);
+        assert_eq!(node.view().passages, loopback_and_bridge);
+        let _pod = Pod::on_bridge("veth1", &[]);
+        let _outside = Pod::new("eth0", &[]);
+        ip("link add flannel.1 type vxlan id 1 local 127.0.0.1 dstport 8472 nolearning");
+        ip("tuntap add dev tun0 mode tun");
+        let _port = Pod::on_bridge("lxc0", &[]);
+        let wanted = [("eth0", true), ("flannel.1", true), ("tun0", false), ("lxc0", true)];
+        until(&mut node, |view| wanted.iter().all(|(name, header)| has(view, name, *header))).await;
+        assert!(!has(node.view(), "veth1", true));
+        assert_eq!(node.view().passages, loopback_and_bridge);
+        // As a CNI plugin that moves the pod's end last: an uplink until then.
+        ip("link add veth8 type veth peer name veth9");
+        until(&mut node, |view| has(view, "veth8", true) && has(view, "veth9", true)).await;
+        let netns = Netns::new();
+        ip(&format!("link set veth9 netns {}", netns.path()));
+        let late = ifindex("veth8");
+        until(&mut node, |view| view.interfaces.contains_key(&late) && !view.uplinks.contains_key(&late)).await;
+        ip("link del flannel.1");
+        ip("link set lxc0 name eth9");
+        until(&mut node, |view| !has(view, "flannel.1", true) && has(view, "eth9", true)).await;
+    });
+}

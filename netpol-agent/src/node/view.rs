@@ -18,6 +18,17 @@ pub struct PodInterface {
     pub addresses: BTreeSet<IpAddr>,
 }
 
+/// A device through which packets leave this node, or the part of it that pods are in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Uplink {
+    /// Interface index.
+    pub ifindex: u32,
+    /// Its name.
+    pub name: String,
+    /// Its frames begin with an Ethernet header; those of WireGuard, IP in IP and tun begin with the IP header.
+    pub has_link_header: bool,
+}
+
 /// The node at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeView {
@@ -25,6 +36,10 @@ pub struct NodeView {
     pub own_addresses: BTreeSet<IpAddr>,
     /// Interfaces of pods by index.
     pub interfaces: BTreeMap<u32, PodInterface>,
+    /// Every device that is neither a pod's interface nor among [`Self::passages`], by index.
+    pub uplinks: BTreeMap<u32, Uplink>,
+    /// Bridges and the loopback: what goes through them leaves through another device, or stays.
+    pub passages: BTreeSet<u32>,
     /// Wanted addresses that are still being looked for.
     pub unresolved: BTreeSet<IpAddr>,
     /// Wanted addresses that were found where they cannot be taken.

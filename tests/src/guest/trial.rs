@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use aya::Ebpf;
 use aya::programs::{TestRun as _, TestRunOptions};
 use futures_util::TryStreamExt as _;
-use netpol_agent::datapath::attach::{AttachMode, Hooks, Mechanism};
+use netpol_agent::datapath::attach::{AttachMode, Hooks, Mechanism, Role};
 use netpol_agent::datapath::loader::{Datapath, LoadOptions, default_config, embedded_object, load_object, open};
 use netpol_agent::datapath::pins::PinDir;
 use netpol_agent::datapath::plan::MapStore as _;
@@ -87,8 +87,8 @@ fn attach(hooks: &mut Hooks, store: &mut KernelStore) -> Result<()> {
         ..Endpoint::default()
     };
     store.write_endpoint(ifindex, &endpoint)?;
-    let attachment = hooks.attach(ifindex)?;
-    ensure!(hooks.is_attached(ifindex)?, "attached, and the hooks are not there");
+    let attachment = hooks.attach(ifindex, Role::Pod)?;
+    ensure!(hooks.is_attached(ifindex, Role::Pod)?, "attached, and the hooks are not there");
     runtime.block_on(bring_up(&links))?;
     let start = Instant::now();
     loop {
@@ -105,7 +105,7 @@ fn attach(hooks: &mut Hooks, store: &mut KernelStore) -> Result<()> {
     };
     tell(&json!({ "attached": mechanism }));
     hooks.detach(ifindex)?;
-    ensure!(!hooks.is_attached(ifindex)?, "detached, and the hooks are still there");
+    ensure!(!hooks.is_attached(ifindex, Role::Pod)?, "detached, and the hooks are still there");
     Ok(())
 }
 

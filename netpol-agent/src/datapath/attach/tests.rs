@@ -48,17 +48,17 @@ fn a_new_process_takes_over_the_hooks_of_the_old_one() {
     for (mode, mechanism) in [(AttachMode::Auto, Mechanism::Tcx), (AttachMode::Clsact, Mechanism::Clsact)] {
         with_veth(|sandbox, veth| {
             let mut first = agent(sandbox, mode);
-            let attachment = first.hooks.attach(veth).unwrap();
+            let attachment = first.hooks.attach(veth, Role::Pod).unwrap();
             assert_eq!(attachment, Attachment { mechanism, adopted: vec![], ahead: vec![] });
-            assert!(first.hooks.is_attached(veth).unwrap());
+            assert!(first.hooks.is_attached(veth, Role::Pod).unwrap());
             drop(first);
             let mut second = agent(sandbox, mode);
-            assert!(!second.hooks.is_attached(veth).unwrap());
+            assert!(!second.hooks.is_attached(veth, Role::Pod).unwrap());
             assert_eq!(second.hooks.left_by_earlier_agent().unwrap(), BTreeSet::from([veth]));
-            assert_eq!(second.hooks.attach(veth).unwrap().adopted, HOOKS);
-            assert!(second.hooks.is_attached(veth).unwrap());
+            assert_eq!(second.hooks.attach(veth, Role::Pod).unwrap().adopted, Role::Pod.hooks());
+            assert!(second.hooks.is_attached(veth, Role::Pod).unwrap());
             // One program at each hook, not two.
-            let total: usize = HOOKS
+            let total: usize = DIRECTIONS
                 .iter()
                 .map(|hook| match mechanism {
                     Mechanism::Tcx => sys::tcx_programs(veth, *hook).unwrap().len(),
@@ -68,7 +68,7 @@ fn a_new_process_takes_over_the_hooks_of_the_old_one() {
             assert_eq!(total, 2);
             second.hooks.detach(veth).unwrap();
             second.hooks.detach(veth).unwrap();
-            assert!(!second.hooks.is_attached(veth).unwrap());
+            assert!(!second.hooks.is_attached(veth, Role::Pod).unwrap());
             assert_eq!(second.pins.interfaces().unwrap(), BTreeSet::new());
             assert_eq!(qdiscs(), "");
         });
@@ -80,9 +80,9 @@ fn a_change_of_mode_leaves_one_mechanism() {
     with_veth(|sandbox, veth| {
         for (mode, tcx, clsact) in [(AttachMode::Tcx, 1, 0), (AttachMode::Clsact, 0, 1), (AttachMode::Tcx, 1, 0)] {
             let mut agent = agent(sandbox, mode);
-            agent.hooks.attach(veth).unwrap();
-            assert!(agent.hooks.is_attached(veth).unwrap());
-            for hook in HOOKS {
+            agent.hooks.attach(veth, Role::Pod).unwrap();
+            assert!(agent.hooks.is_attached(veth, Role::Pod).unwrap());
+            for hook in DIRECTIONS {
                 assert_eq!(sys::tcx_programs(veth, hook).unwrap().len(), tcx);
                 assert_eq!(tc::count_filters(veth, hook).unwrap(), clsact);
             }
@@ -95,13 +95,13 @@ fn a_change_of_mode_leaves_one_mechanism() {
 fn a_program_ahead_of_ours_is_reported() {
     with_veth(|sandbox, veth| {
         let mut agent = agent(sandbox, AttachMode::Auto);
-        agent.hooks.attach(veth).unwrap();
+        agent.hooks.attach(veth, Role::Pod).unwrap();
         // Any program will do as the foreign one.
         let Program { fd, id } = agent.hooks.programs.at(Hook::ToPod);
         let (link, foreign) = (sys::tcx_attach_first(fd.as_fd(), veth, Hook::FromPod).unwrap(), *id);
-        assert_eq!(agent.hooks.attach(veth).unwrap().ahead, [(Hook::FromPod, vec![foreign])]);
+        assert_eq!(agent.hooks.attach(veth, Role::Pod).unwrap().ahead, [(Hook::FromPod, vec![foreign])]);
         sys::link_detach(link.as_fd()).unwrap();
-        assert_eq!(agent.hooks.attach(veth).unwrap().ahead, []);
+        assert_eq!(agent.hooks.attach(veth, Role::Pod).unwrap().ahead, []);
     });
 }
 
@@ -116,8 +116,8 @@ fn foreign_filters_and_their_qdisc_stay() {
         run("tc", &add);
         drop(foreign);
         let mut agent = agent(sandbox, AttachMode::Clsact);
-        agent.hooks.attach(veth).unwrap();
-        assert!(agent.hooks.is_attached(veth).unwrap());
+        agent.hooks.attach(veth, Role::Pod).unwrap();
+        assert!(agent.hooks.is_attached(veth, Role::Pod).unwrap());
         assert_eq!(tc::count_filters(veth, Hook::FromPod).unwrap(), 2);
         cleanup(&agent.pins).unwrap();
         assert_eq!(tc::count_filters(veth, Hook::FromPod).unwrap(), 1);
@@ -137,7 +137,7 @@ fn a_foreign_filter_in_our_place_is_not_replaced() {
         let add =
             format!("filter add dev veth0 egress prio 1 handle 0x6e70 bpf direct-action pinned {}", pin.display());
         run("tc", &add);
-        let error = agent.hooks.attach(veth).unwrap_err();
+        let error = agent.hooks.attach(veth, Role::Pod).unwrap_err();
         assert!(matches!(error, AttachError::Taken { hook: Hook::ToPod, .. }), "{error}");
         agent.hooks.detach(veth).unwrap();
         assert_eq!(tc::own_filter(veth, Hook::ToPod).unwrap(), tc::Filter::Foreign);
@@ -149,21 +149,57 @@ fn pins_of_a_vanished_interface_are_collected_and_its_index_can_come_back() {
     for mode in [AttachMode::Auto, AttachMode::Clsact] {
         with_veth(|sandbox, veth| {
             let mut agent = agent(sandbox, mode);
-            agent.hooks.attach(veth).unwrap();
+            agent.hooks.attach(veth, Role::Pod).unwrap();
             ip("link del veth0");
-            let error = agent.hooks.attach(veth).unwrap_err();
+            let error = agent.hooks.attach(veth, Role::Pod).unwrap_err();
             assert!(matches!(error, AttachError::Gone { .. }), "{error}");
-            agent.hooks.attach(veth).unwrap_err();
+            agent.hooks.attach(veth, Role::Pod).unwrap_err();
             agent.hooks.detach(veth).unwrap();
             assert_eq!(agent.hooks.left_by_earlier_agent().unwrap(), BTreeSet::new());
             ip(&format!("link add veth0 index {veth} type veth peer name peer0"));
-            assert_eq!(agent.hooks.attach(veth).unwrap().adopted, []);
+            assert_eq!(agent.hooks.attach(veth, Role::Pod).unwrap().adopted, []);
             ip("link del veth0");
             ip(&format!("link add veth0 index {veth} type veth peer name peer0"));
-            assert_eq!(agent.hooks.attach(veth).unwrap().adopted, []);
-            assert!(agent.hooks.is_attached(veth).unwrap());
+            assert_eq!(agent.hooks.attach(veth, Role::Pod).unwrap().adopted, []);
+            assert!(agent.hooks.is_attached(veth, Role::Pod).unwrap());
             ip("link del veth0");
             assert_eq!(agent.hooks.left_by_earlier_agent().unwrap(), BTreeSet::new());
+        });
+    }
+}
+
+/// Programs of ours at the hooks, in the order of `HOOKS`.
+fn ours(agent: &Agent, ifindex: u32) -> [bool; 3] {
+    HOOKS.map(|hook| {
+        let program = agent.hooks.programs.at(hook).id;
+        let by_tcx = sys::tcx_programs(ifindex, hook).unwrap().contains(&program);
+        by_tcx || tc::own_filter(ifindex, hook).unwrap() == tc::Filter::Ours { program }
+    })
+}
+
+#[test]
+fn an_interface_has_the_hooks_of_its_present_role_and_no_others() {
+    for mode in [AttachMode::Auto, AttachMode::Clsact] {
+        with_veth(|sandbox, veth| {
+            let mut first = agent(sandbox, mode);
+            first.hooks.attach(veth, Role::Uplink).unwrap();
+            assert_eq!(ours(&first, veth), [false, false, true]);
+            assert!(first.hooks.is_attached(veth, Role::Uplink).unwrap());
+            assert!(!first.hooks.is_attached(veth, Role::Pod).unwrap());
+            drop(first);
+            let mut second = agent(sandbox, mode);
+            assert_eq!(second.hooks.attach(veth, Role::Uplink).unwrap().adopted, [Hook::ToUplink]);
+            assert_eq!(second.hooks.left_by_earlier_agent().unwrap(), BTreeSet::from([veth]));
+            second.hooks.attach(veth, Role::Pod).unwrap();
+            assert_eq!(ours(&second, veth), [true, true, false]);
+            second.hooks.attach(veth, Role::Uplink).unwrap();
+            assert_eq!(ours(&second, veth), [false, false, true]);
+            second.hooks.detach(veth).unwrap();
+            assert_eq!(ours(&second, veth), [false; 3]);
+            second.hooks.attach(veth, Role::Uplink).unwrap();
+            cleanup(&second.pins).unwrap();
+            assert_eq!(ours(&second, veth), [false; 3]);
+            assert_eq!(qdiscs(), "");
         });
     }
 }

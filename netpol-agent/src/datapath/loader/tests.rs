@@ -4,7 +4,7 @@ use std::process::Command;
 use std::{env, fs};
 
 use super::*;
-use crate::datapath::attach::{AttachMode, Hooks, Mechanism};
+use crate::datapath::attach::{AttachMode, Hooks, Mechanism, Role};
 use crate::node::{Node, NodeConfig};
 use crate::testing::{Sandbox, has_object, ifindex, in_sandbox, ip, run};
 
@@ -156,8 +156,8 @@ fn under_capabilities(sandbox: Sandbox) {
         datapath.store.actual().unwrap();
         datapath.store.counters(0).unwrap();
         let mut hooks = Hooks::new(datapath.programs, datapath.pins.clone(), mode);
-        assert_eq!(hooks.attach(veth).unwrap().mechanism, mechanism);
-        assert!(hooks.is_attached(veth).unwrap());
+        assert_eq!(hooks.attach(veth, Role::Pod).unwrap().mechanism, mechanism);
+        assert!(hooks.is_attached(veth, Role::Pod).unwrap());
     }
     finds_a_pod();
     crate::datapath::attach::cleanup(&PinDir::at(&sandbox.bpffs).unwrap()).unwrap();

@@ -74,7 +74,7 @@ impl KernelStore {
         })
     }
 
-    /// Every endpoint by interface index.
+    /// Every pod's endpoint by interface index.
     ///
     /// # Errors
     /// The first read that the kernel refused.
@@ -87,6 +87,8 @@ impl KernelStore {
             }
         }
         collect(&mut endpoints, map::ENDPOINTS_FAR, self.endpoints_far.iter(), |ifindex| ifindex)?;
+        // Of a device that is no pod's, its lack of a link header is all that an entry says.
+        endpoints.retain(|_, endpoint| !endpoint.is_absent());
         Ok(endpoints)
     }
 

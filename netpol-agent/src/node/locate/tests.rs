@@ -18,7 +18,7 @@ fn set(texts: &[&str]) -> BTreeSet<IpAddr> {
 }
 
 fn link(name: &str, kind: LinkKind) -> Link {
-    Link { name: name.to_owned(), kind, carrier: true }
+    Link { name: name.to_owned(), kind, carrier: true, has_link_header: true }
 }
 
 /// A node with a bridge and two pod veths.
