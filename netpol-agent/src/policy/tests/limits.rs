@@ -69,7 +69,10 @@ proptest! {
                     }
                     while node.applier.is_behind() {
                         node.carry_out(&Touched::default());
-                        node.settle();
+                        // Later operations may fail as well.
+                        while let Some(step) = node.compiler.next_step() {
+                            node.carry_out(&step.touched);
+                        }
                     }
                     let problems = node.compiler.problems();
                     for question in questions().iter().filter(|question| local.contains_key(&question.slot)) {
