@@ -4,8 +4,8 @@
 //!   the compiler and the hooks as the second judge.
 //! - `generate`, `property`, `frame`: random clusters and histories, their properties, and packets as bytes.
 //! - `packet`: the decision on packet bytes, scene by scene, on the host and in the kernel.
-//! - `netns`, `node`, `servers`, `probe`, `connection`, `agent`: a node made of network namespaces, real servers and clients in
-//!   its pods, the real agent beside them.
+//! - `netns`, `cluster`, `node`, `servers`, `probe`, `connection`, `agent`: nodes made of network namespaces, real servers and
+//!   clients in their pods, the real agent beside them.
 //! - `traffic`: what goes on while something else happens, and what of it was lost or leaked.
 //! - `churn`, `counted`: a cluster whose objects change while the same pairs stay allowed, and flows of which every packet is
 //!   accounted for.
@@ -15,6 +15,7 @@
 
 pub mod agent;
 pub mod churn;
+pub mod cluster;
 pub mod connection;
 pub mod counted;
 pub mod demo;
