@@ -11,6 +11,7 @@
 //!   accounted for.
 //! - `table`: reachability tables, as written by hand and as measured.
 //! - `guest`: process 1 of a virtual machine that tries the datapath on another kernel.
+//! - `kube_proxy`: what translates addresses on a node; `services`: a case of pods behind services, on two nodes.
 //! - `shop`: a case directory as a node that can be measured; `demo`: the shop, before and after its policies.
 
 pub mod agent;
@@ -23,6 +24,7 @@ pub mod frame;
 pub mod generate;
 pub mod guest;
 pub mod judge;
+pub mod kube_proxy;
 pub mod level;
 pub mod manifests;
 pub mod netns;
@@ -35,6 +37,7 @@ pub mod property;
 pub mod replay;
 pub mod replica;
 pub mod servers;
+pub mod services;
 pub mod shop;
 pub mod table;
 pub mod traffic;

@@ -104,9 +104,7 @@ impl Shop {
     /// # Errors
     /// If it cannot be written.
     pub fn put_text(&self, name: &str, text: &str) -> Result<()> {
-        let staged = self.node.run().manifests().with_extension("new");
-        fs::write(&staged, text)?;
-        fs::rename(&staged, self.node.run().manifests().join(name)).with_context(|| format!("cannot write {name}"))
+        self.node.run().put_manifest(name, text)
     }
 
     /// Removes a manifest.
@@ -114,7 +112,7 @@ impl Shop {
     /// # Errors
     /// If there is none of this name.
     pub fn remove(&self, name: &str) -> Result<()> {
-        fs::remove_file(self.node.run().manifests().join(name)).with_context(|| format!("cannot remove {name}"))
+        self.node.run().remove_manifest(name)
     }
 
     /// Removes every policy of the case.

@@ -221,6 +221,12 @@ impl Cluster {
         self.pods.get(key).with_context(|| format!("no pod {key}"))
     }
 
+    /// The names of all places.
+    pub fn places(&self) -> impl Iterator<Item = &str> {
+        let nodes_and_pods = self.nodes.keys().chain(self.pods.keys());
+        nodes_and_pods.map(String::as_str).chain([OUTSIDE])
+    }
+
     /// The namespace of a place.
     ///
     /// # Errors

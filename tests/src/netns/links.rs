@@ -104,7 +104,8 @@ impl<'a> Links<'a> {
     pub async fn add_port(&self, bridge: &str, name: &str) -> Result<()> {
         self.join(bridge, name).await?;
         let port = LinkBridgePort::new(self.index(name)?).hairpin(true).build();
-        self.set(port).await.context("cannot set hairpin mode")
+        // Not `set`: the kernel takes no settings of ports in a request of that kind, and says nothing.
+        self.handle.link().set_port(port).execute().await.context("cannot set hairpin mode")
     }
 
     /// Makes `name` an ordinary port of the bridge, and up.
