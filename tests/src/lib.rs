@@ -6,6 +6,7 @@
 //! - `packet`: the decision on packet bytes, scene by scene, on the host and in the kernel.
 //! - `netns`, `cluster`, `node`, `servers`, `probe`, `connection`, `agent`: nodes made of network namespaces, real servers and
 //!   clients in their pods, the real agent beside them.
+//! - `arrivals`: what reached a place, whatever its client heard.
 //! - `traffic`: what goes on while something else happens, and what of it was lost or leaked.
 //! - `churn`, `counted`: a cluster whose objects change while the same pairs stay allowed, and flows of which every packet is
 //!   accounted for.
@@ -15,6 +16,7 @@
 //! - `shop`: a case directory as a node that can be measured; `demo`: the shop, before and after its policies.
 
 pub mod agent;
+pub mod arrivals;
 pub mod churn;
 pub mod cluster;
 pub mod connection;

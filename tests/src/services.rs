@@ -1,8 +1,10 @@
 //! A case whose pods reach each other by services: a cluster of two nodes, kube-proxy's rules, a server behind each service.
 //!
 //! In: `tests/cases/services/cluster/` and a [`Form`]. Out: a [`Services`], which knows every address by which a backend
-//! can be reached ([`Way`]) and who answers there. Used by the tests of the netns level; must not know policies.
+//! can be reached ([`Way`]) and who answers there; [`Policed`] adds an agent on each node. Used by the tests of the netns
+//! level; must not know what policies mean.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -11,6 +13,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use crate::agent::{Agent, Options};
 use crate::cluster::{Cluster, OUTSIDE};
 use crate::kube_proxy::{Form, HostPort, ServicePort, Table};
 use crate::manifests;
@@ -55,6 +58,7 @@ impl fmt::Display for Way {
 /// The case, up and serving.
 #[derive(Debug)]
 pub struct Services {
+    form: Form,
     table: Table,
     /// The nodes and pods.
     pub cluster: Cluster,
@@ -78,7 +82,8 @@ impl Services {
             let node = node_of(&objects, &pod.key).with_context(|| format!("{} is on no node", pod.key))?;
             cluster.add_pod(&node, &pod)?;
         }
-        let places: Vec<String> = cluster.places().map(str::to_owned).collect();
+        let serving = cluster.places().filter(|place| !place.ends_with("-mute"));
+        let places: Vec<String> = serving.map(str::to_owned).collect();
         for place in places {
             for (transport, port) in BACKEND_PORTS {
                 cluster.serve(&place, transport, [port])?;
@@ -86,7 +91,13 @@ impl Services {
         }
         let table = Table::read(&objects)?;
         cluster.kube_proxy(form).sync(&table)?;
-        Ok(Self { table, cluster })
+        Ok(Self { form, table, cluster })
+    }
+
+    /// The form of kube-proxy's rules.
+    #[must_use]
+    pub fn form(&self) -> Form {
+        self.form
     }
 
     /// What kube-proxy translates.
@@ -147,6 +158,61 @@ impl Services {
     fn host_port(&self, backend: &str, transport: Transport) -> Option<&HostPort> {
         let pod = Self::place(backend);
         self.table.host_ports.iter().find(|it| it.pod == pod && it.transport == transport)
+    }
+}
+
+/// The case under policy: an agent on every node.
+#[derive(Debug)]
+pub struct Policed {
+    // Agents end before what they run on.
+    agents: BTreeMap<&'static str, Agent>,
+    /// The case.
+    pub services: Services,
+}
+
+impl Policed {
+    /// Builds the case and starts the agents. They die with the calling thread.
+    ///
+    /// # Errors
+    /// If the case cannot be built or an agent does not start.
+    pub fn start(form: Form) -> Result<Self> {
+        let services = Services::build(form)?;
+        let start = |name: &'static str| {
+            let options = Options { node: Some(name.to_owned()), ..Options::default() };
+            Ok((name, Agent::start(&services.cluster, &options).with_context(|| format!("the agent of {name}"))?))
+        };
+        let agents = NODES.into_iter().map(start).collect::<Result<_>>()?;
+        Ok(Self { agents, services })
+    }
+
+    /// The agent of a node.
+    ///
+    /// # Errors
+    /// If there is no such node.
+    pub fn agent(&self, node: &str) -> Result<&Agent> {
+        self.agents.get(node).with_context(|| format!("no agent on {node}"))
+    }
+
+    /// Puts a manifest in force on all nodes.
+    ///
+    /// # Errors
+    /// If an agent does not settle.
+    pub fn put(&self, name: &str, text: &str) -> Result<()> {
+        self.services.cluster.run().put_manifest(name, text)?;
+        self.sync()
+    }
+
+    /// Takes a manifest away on all nodes.
+    ///
+    /// # Errors
+    /// If there is none of this name, or an agent does not settle.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        self.services.cluster.run().remove_manifest(name)?;
+        self.sync()
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.agents.values().try_for_each(|agent| agent.sync().map(drop))
     }
 }
 
