@@ -9,44 +9,16 @@ use std::time::Duration;
 
 use netpol_tests::arrivals::Arrivals;
 use netpol_tests::cluster::OUTSIDE;
-use netpol_tests::kube_proxy::Form;
-use netpol_tests::level::has_agent;
 use netpol_tests::probe::{Outcome, PATIENCE, Probe, SILENCE};
 use netpol_tests::servers::Transport;
-use netpol_tests::services::{NODES, Policed, Services, Way};
+use netpol_tests::services::{NODES, Policed, Services, Way, egress, ingress, policy};
 
 const NEAR_AND_FAR: [&str; 2] = ["near", "far"];
 const TRANSPORTS: [Transport; 2] = [Transport::Tcp, Transport::Udp];
 /// The ways through a translation on the client's own node.
 const TRANSLATED: [Way; 3] = [Way::ClusterIp, Way::ExternalIp, Way::NodePort(NODES[0])];
-/// The backend's port, not the service's: what a policy names.
-const PORTS: &str = "[{port: 8080}, {protocol: UDP, port: 5353}]";
 
-/// Runs scenes as tests, under kube-proxy's rules in one form.
-macro_rules! scenes {
-    ($form:ident $variant:ident $($scene:ident)*) => {
-        mod $form {
-            $(
-                #[test]
-                fn $scene() {
-                    if super::has_agent() {
-                        super::$scene(&super::Policed::start(super::Form::$variant).unwrap());
-                    }
-                }
-            )*
-        }
-    };
-}
-
-/// Every scene, in every form.
-macro_rules! all_scenes {
-    ($($scene:ident)*) => {
-        scenes!(iptables Iptables $($scene)*);
-        scenes!(nftables Nftables $($scene)*);
-    };
-}
-
-all_scenes! {
+netpol_tests::scenes! {
     without_policies_every_way_works_under_the_agents
     egress_is_judged_by_the_backends_labels_and_nothing_reaches_a_denied_one
     the_drop_names_the_backend
@@ -56,35 +28,6 @@ all_scenes! {
     a_udp_service_is_allowed_by_its_pods_and_their_port
     a_block_must_hold_the_backend_and_not_the_virtual_address
     a_nodes_own_processes_and_backends_are_the_nodes
-}
-
-/// A policy of one direction for the pods of an app.
-fn policy(app: &str, direction: &str, rules: &str) -> String {
-    let (kind, key) = if direction == "egress" { ("Egress", "egress") } else { ("Ingress", "ingress") };
-    format!(
-        "apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {{name: {app}-{key}, namespace: shop}}
-spec:
-  podSelector: {{matchLabels: {{app: {app}}}}}
-  policyTypes: [{kind}]
-  {key}: {rules}
-"
-    )
-}
-
-/// The client may reach the backends of these apps and nothing else.
-fn egress(client: &str, to: &[&str]) -> String {
-    let peers = to.iter().map(|app| format!("{{podSelector: {{matchLabels: {{app: {app}}}}}}}")).collect::<Vec<_>>();
-    let rules = format!("[{{to: [{}], ports: {PORTS}}}]", peers.join(", "));
-    policy(client, "egress", if to.is_empty() { "[]" } else { &rules })
-}
-
-/// The backend may be reached by these apps and by nobody else.
-fn ingress(backend: &str, from: &[&str]) -> String {
-    let peers = from.iter().map(|app| format!("{{podSelector: {{matchLabels: {{app: {app}}}}}}}")).collect::<Vec<_>>();
-    let rules = format!("[{{from: [{}], ports: {PORTS}}}]", peers.join(", "));
-    policy(backend, "ingress", if from.is_empty() { "[]" } else { &rules })
 }
 
 /// The questions of a client to backends, by all these ways, in both families and transports.

@@ -4,7 +4,8 @@
 //! can be reached ([`Way`]) and who answers there; [`Policed`] adds an agent on each node. Used by the tests of the netns
 //! level; must not know what policies mean.
 
-use std::collections::BTreeMap;
+mod policed;
+
 use std::fmt;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,7 +14,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::agent::{Agent, Options};
+pub use self::policed::{Policed, egress, ingress, policy};
 use crate::cluster::{Cluster, OUTSIDE};
 use crate::kube_proxy::{Form, HostPort, ServicePort, Table};
 use crate::manifests;
@@ -158,61 +159,6 @@ impl Services {
     fn host_port(&self, backend: &str, transport: Transport) -> Option<&HostPort> {
         let pod = Self::place(backend);
         self.table.host_ports.iter().find(|it| it.pod == pod && it.transport == transport)
-    }
-}
-
-/// The case under policy: an agent on every node.
-#[derive(Debug)]
-pub struct Policed {
-    // Agents end before what they run on.
-    agents: BTreeMap<&'static str, Agent>,
-    /// The case.
-    pub services: Services,
-}
-
-impl Policed {
-    /// Builds the case and starts the agents. They die with the calling thread.
-    ///
-    /// # Errors
-    /// If the case cannot be built or an agent does not start.
-    pub fn start(form: Form) -> Result<Self> {
-        let services = Services::build(form)?;
-        let start = |name: &'static str| {
-            let options = Options { node: Some(name.to_owned()), ..Options::default() };
-            Ok((name, Agent::start(&services.cluster, &options).with_context(|| format!("the agent of {name}"))?))
-        };
-        let agents = NODES.into_iter().map(start).collect::<Result<_>>()?;
-        Ok(Self { agents, services })
-    }
-
-    /// The agent of a node.
-    ///
-    /// # Errors
-    /// If there is no such node.
-    pub fn agent(&self, node: &str) -> Result<&Agent> {
-        self.agents.get(node).with_context(|| format!("no agent on {node}"))
-    }
-
-    /// Puts a manifest in force on all nodes.
-    ///
-    /// # Errors
-    /// If an agent does not settle.
-    pub fn put(&self, name: &str, text: &str) -> Result<()> {
-        self.services.cluster.run().put_manifest(name, text)?;
-        self.sync()
-    }
-
-    /// Takes a manifest away on all nodes.
-    ///
-    /// # Errors
-    /// If there is none of this name, or an agent does not settle.
-    pub fn remove(&self, name: &str) -> Result<()> {
-        self.services.cluster.run().remove_manifest(name)?;
-        self.sync()
-    }
-
-    fn sync(&self) -> Result<()> {
-        self.agents.values().try_for_each(|agent| agent.sync().map(drop))
     }
 }
 
