@@ -116,7 +116,7 @@ fn heard(socket: &UdpSocket) -> Vec<String> {
     let mut heard = Vec::new();
     loop {
         match socket.recv(&mut buffer) {
-            Ok(length) => heard.push(String::from_utf8_lossy(&buffer[..length]).into_owned()),
+            Ok(length) => heard.push(String::from_utf8_lossy(buffer.get(..length).unwrap()).into_owned()),
             Err(error) if error.kind() == ErrorKind::WouldBlock => return heard,
             Err(error) => heard.push(error.to_string()),
         }
