@@ -59,6 +59,15 @@ impl Form {
         }
     }
 
+    /// The first whose programs are here.
+    ///
+    /// # Errors
+    /// If there are none.
+    pub fn any() -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|form| form.missing().is_none());
+        found.with_context(|| Self::Nftables.missing().unwrap_or_default())
+    }
+
     /// Why rules of this form cannot be loaded here, if so.
     #[must_use]
     pub fn missing(self) -> Option<String> {

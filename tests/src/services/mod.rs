@@ -80,8 +80,8 @@ impl Services {
             cluster.run().put_manifest(name, &fs::read_to_string(&file)?)?;
         }
         for pod in manifests::pods(&case)? {
-            let node = node_of(&objects, &pod.key).with_context(|| format!("{} is on no node", pod.key))?;
-            cluster.add_pod(&node, &pod)?;
+            let node = pod.node.as_deref().with_context(|| format!("{} is on no node", pod.key))?;
+            cluster.add_pod(node, &pod)?;
         }
         let serving = cluster.places().filter(|place| !place.ends_with("-mute"));
         let places: Vec<String> = serving.map(str::to_owned).collect();
@@ -160,14 +160,4 @@ impl Services {
         let pod = Self::place(backend);
         self.table.host_ports.iter().find(|it| it.pod == pod && it.transport == transport)
     }
-}
-
-fn node_of(objects: &[Value], key: &str) -> Option<String> {
-    let pods = objects.iter().filter(|object| object.get("kind").is_some_and(|kind| kind == "Pod"));
-    let text = |object: &Value, pointer: &str| object.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
-    let mut named = pods.filter(|pod| {
-        let name = text(pod, "/metadata/namespace").zip(text(pod, "/metadata/name"));
-        name.is_some_and(|(namespace, name)| format!("{namespace}/{name}") == key)
-    });
-    named.find_map(|pod| text(pod, "/spec/nodeName"))
 }
