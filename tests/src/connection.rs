@@ -17,7 +17,7 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::node::Node;
+use crate::cluster::Cluster;
 use crate::probe::{PATIENCE, Probe, Unconnected};
 use crate::servers::ServerEnd;
 
@@ -57,19 +57,19 @@ impl Connection {
     ///
     /// # Errors
     /// If it cannot be opened: nothing answers within [`PATIENCE`].
-    pub fn open(node: &Node, probe: &Probe) -> Result<Self> {
-        Self::open_from(node, probe, None)
+    pub fn open(cluster: &Cluster, probe: &Probe) -> Result<Self> {
+        Self::open_from(cluster, probe, None)
     }
 
     /// As [`Connection::open`], from one of several addresses of the client's place.
     ///
     /// # Errors
     /// As [`Connection::open`], or if the place does not have the address.
-    pub fn open_from(node: &Node, probe: &Probe, source: Option<IpAddr>) -> Result<Self> {
-        let socket = node.client_socket(&probe.from, probe.transport, probe.at.ip(), source)?;
+    pub fn open_from(cluster: &Cluster, probe: &Probe, source: Option<IpAddr>) -> Result<Self> {
+        let socket = cluster.client_socket(&probe.from, probe.transport, probe.at.ip(), source)?;
         let number = next_number();
-        let server = node.servers().expect(number);
-        node.block_on(async {
+        let server = cluster.servers().expect(number);
+        cluster.block_on(async {
             let (client, local) = timeout(PATIENCE, hold(socket, probe, number))
                 .await
                 .with_context(|| format!("no answer: {probe}"))?
@@ -99,10 +99,10 @@ impl Connection {
     ///
     /// # Errors
     /// If the socket is closed or an error was reported to it.
-    pub fn send(&mut self, node: &Node, from: Side) -> Result<String> {
+    pub fn send(&mut self, cluster: &Cluster, from: Side) -> Result<String> {
         let message = format!("[message {}]", next_number());
         let end = self.end(from);
-        node.block_on(end.send(message.as_bytes())).with_context(|| format!("cannot send from the {from:?}"))?;
+        cluster.block_on(end.send(message.as_bytes())).with_context(|| format!("cannot send from the {from:?}"))?;
         Ok(message)
     }
 
@@ -110,19 +110,19 @@ impl Connection {
     ///
     /// # Errors
     /// If the connection was closed meanwhile, which is neither arrival nor silence.
-    pub fn arrives(&mut self, node: &Node, at: Side, message: &str, limit: Duration) -> Result<bool> {
+    pub fn arrives(&mut self, cluster: &Cluster, at: Side, message: &str, limit: Duration) -> Result<bool> {
         let end = self.end(at);
-        node.block_on(end.wait_for(message.as_bytes(), limit)).with_context(|| format!("at the {at:?}"))
+        cluster.block_on(end.wait_for(message.as_bytes(), limit)).with_context(|| format!("at the {at:?}"))
     }
 
     /// Sends from one side: does it reach the other within `limit`?
     ///
     /// # Errors
     /// As [`Connection::send`] and [`Connection::arrives`].
-    pub fn passes(&mut self, node: &Node, from: Side, limit: Duration) -> Result<bool> {
-        let message = self.send(node, from)?;
+    pub fn passes(&mut self, cluster: &Cluster, from: Side, limit: Duration) -> Result<bool> {
+        let message = self.send(cluster, from)?;
         let to = if from == Side::Client { Side::Server } else { Side::Client };
-        self.arrives(node, to, &message, limit)
+        self.arrives(cluster, to, &message, limit)
     }
 
     fn end(&mut self, side: Side) -> &mut End {

@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::node::Node;
+use crate::cluster::Cluster;
 use crate::servers::{Transport, tcp_listener, udp_socket, wildcard_of};
 
 /// Between an answer and the next question.
@@ -106,12 +106,12 @@ impl Tally {
 ///
 /// # Errors
 /// What `body` returns, or a flow that could not begin.
-pub fn during<T>(node: &Node, flows: &[Flow], tally: &Tally, body: impl FnOnce() -> Result<T>) -> Result<T> {
+pub fn during<T>(cluster: &Cluster, flows: &[Flow], tally: &Tally, body: impl FnOnce() -> Result<T>) -> Result<T> {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         let mut running = Vec::new();
         for flow in flows {
-            let namespace = node.namespace(&flow.from)?;
+            let namespace = cluster.namespace(&flow.from)?;
             let over = &over;
             running.push((flow, scope.spawn(move || namespace.enter(|| Client { flow, over, tally }.run())?)));
         }
@@ -240,20 +240,20 @@ impl Socket {
 ///
 /// # Errors
 /// If a port is taken.
-pub fn serve(node: &Node, place: &str, ports: &[(Transport, u16)], tally: &Arc<Tally>) -> Result<()> {
-    let _context = node.runtime().enter();
+pub fn serve(cluster: &Cluster, place: &str, ports: &[(Transport, u16)], tally: &Arc<Tally>) -> Result<()> {
+    let _context = cluster.runtime().enter();
     for &(transport, port) in ports {
-        for &address in node.addresses(place)? {
+        for &address in cluster.addresses(place)? {
             let at = SocketAddr::new(address, port);
             match transport {
                 Transport::Tcp => {
-                    let listener = node.namespace(place)?.enter(|| tcp_listener(at))??;
-                    node.runtime().spawn(answer_connections(tokio::net::TcpListener::from_std(listener)?));
+                    let listener = cluster.namespace(place)?.enter(|| tcp_listener(at))??;
+                    cluster.runtime().spawn(answer_connections(tokio::net::TcpListener::from_std(listener)?));
                 }
                 Transport::Udp => {
-                    let socket = node.namespace(place)?.enter(|| udp_socket(at))??;
+                    let socket = cluster.namespace(place)?.enter(|| udp_socket(at))??;
                     let socket = tokio::net::UdpSocket::from_std(socket)?;
-                    node.runtime().spawn(answer_datagrams(socket, at, Arc::clone(tally)));
+                    cluster.runtime().spawn(answer_datagrams(socket, at, Arc::clone(tally)));
                 }
             }
         }
@@ -295,8 +295,8 @@ async fn answer_datagrams(socket: tokio::net::UdpSocket, at: SocketAddr, tally: 
 ///
 /// # Errors
 /// If the kernel does not tell.
-pub fn retransmitted(node: &Node, place: &str) -> Result<u64> {
-    let text = node.namespace(place)?.enter(|| std::fs::read_to_string("/proc/thread-self/net/snmp"))??;
+pub fn retransmitted(cluster: &Cluster, place: &str) -> Result<u64> {
+    let text = cluster.namespace(place)?.enter(|| std::fs::read_to_string("/proc/thread-self/net/snmp"))??;
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
     let (names, values) = (lines.next().context("no names of TCP")?, lines.next().context("no values of TCP")?);
     let found = names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == "RetransSegs");

@@ -4,17 +4,21 @@
 //!   the compiler and the hooks as the second judge.
 //! - `generate`, `property`, `frame`: random clusters and histories, their properties, and packets as bytes.
 //! - `packet`: the decision on packet bytes, scene by scene, on the host and in the kernel.
-//! - `netns`, `node`, `servers`, `probe`, `connection`, `agent`: a node made of network namespaces, real servers and clients in
-//!   its pods, the real agent beside them.
+//! - `netns`, `cluster`, `node`, `servers`, `probe`, `connection`, `agent`: nodes made of network namespaces, real servers and
+//!   clients in their pods, the real agent beside them.
+//! - `arrivals`: what reached a place, whatever its client heard.
 //! - `traffic`: what goes on while something else happens, and what of it was lost or leaked.
 //! - `churn`, `counted`: a cluster whose objects change while the same pairs stay allowed, and flows of which every packet is
 //!   accounted for.
 //! - `table`: reachability tables, as written by hand and as measured.
 //! - `guest`: process 1 of a virtual machine that tries the datapath on another kernel.
+//! - `kube_proxy`: what translates addresses on a node; `services`: a case of pods behind services, on two nodes.
 //! - `shop`: a case directory as a node that can be measured; `demo`: the shop, before and after its policies.
 
 pub mod agent;
+pub mod arrivals;
 pub mod churn;
+pub mod cluster;
 pub mod connection;
 pub mod counted;
 pub mod demo;
@@ -22,6 +26,7 @@ pub mod frame;
 pub mod generate;
 pub mod guest;
 pub mod judge;
+pub mod kube_proxy;
 pub mod level;
 pub mod manifests;
 pub mod netns;
@@ -34,6 +39,7 @@ pub mod property;
 pub mod replay;
 pub mod replica;
 pub mod servers;
+pub mod services;
 pub mod shop;
 pub mod table;
 pub mod traffic;

@@ -16,13 +16,15 @@ pub struct PodAddresses {
     pub key: String,
     /// `status.podIPs`.
     pub addresses: Vec<IpAddr>,
+    /// `spec.nodeName`.
+    pub node: Option<String>,
 }
 
 impl PodAddresses {
-    /// A pod of these addresses.
+    /// A pod of these addresses, on whatever node.
     #[must_use]
     pub fn new(key: &str, addresses: &[IpAddr]) -> Self {
-        Self { key: key.to_owned(), addresses: addresses.to_vec() }
+        Self { key: key.to_owned(), addresses: addresses.to_vec(), node: None }
     }
 }
 
@@ -72,7 +74,8 @@ fn pod(object: &Value) -> Result<PodAddresses> {
         .iter()
         .map(|entry| text(entry, "/ip").parse().with_context(|| format!("podIPs of {key}: {entry}")))
         .collect::<Result<_>>()?;
-    Ok(PodAddresses { key, addresses })
+    let node = Some(text(object, "/spec/nodeName")).filter(|name| !name.is_empty()).map(str::to_owned);
+    Ok(PodAddresses { key, addresses, node })
 }
 
 fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {

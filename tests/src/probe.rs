@@ -2,7 +2,7 @@
 //!
 //! A TCP probe passes when the server's name came back over a new connection, a UDP probe when a datagram was answered.
 //! Silence until the timeout is [`Outcome::Silence`]; anything else is shown as it is, since a refusal or a wrong answer
-//! means that the packet went somewhere. [`Node::probe_all`] asks all questions at once, so that a table of denials takes
+//! means that the packet went somewhere. [`Cluster::probe_all`] asks all questions at once, so that a table of denials takes
 //! as long as one.
 
 use std::fmt;
@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::time::timeout;
 
-use crate::node::Node;
+use crate::cluster::Cluster;
 use crate::servers::{Transport, udp_socket, wildcard_of};
 
 /// How long silence must last to be a denial. Longer than any answer on an idle machine, shorter than a SYN's repetition.
@@ -61,9 +61,9 @@ impl Probe {
     ///
     /// # Errors
     /// If the place has no such address.
-    pub fn new(node: &Node, from: &str, to: (&str, Transport, u16), ipv6: bool) -> Result<Self> {
+    pub fn new(cluster: &Cluster, from: &str, to: (&str, Transport, u16), ipv6: bool) -> Result<Self> {
         let (to, transport, port) = to;
-        let at = SocketAddr::new(node.address(to, ipv6)?, port);
+        let at = SocketAddr::new(cluster.address(to, ipv6)?, port);
         Ok(Self { from: from.to_owned(), to: to.to_owned(), at, transport })
     }
 }
@@ -80,7 +80,7 @@ pub(crate) enum Unconnected {
     Udp(std::net::UdpSocket),
 }
 
-impl Node {
+impl Cluster {
     /// Makes a client socket in a place, from a source address if one is given.
     pub(crate) fn client_socket(
         &self,

@@ -2,7 +2,7 @@
 //!
 //! The protocol is one line each way. `HELLO` is answered with the server's name: a completed exchange. `HOLD n` hands
 //! the server's side of the connection to the test that asked under number `n` ([`Servers::expect`]), so that it can send
-//! from either side of one connection. Sockets are made inside the place's namespace and served by the node's runtime.
+//! from either side of one connection. Sockets are made inside the place's namespace and served by the cluster's runtime.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -14,7 +14,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::node::Node;
+use crate::cluster::Cluster;
 
 /// A transport the harness can speak. (SCTP is tested as raw packets: this machine's kernel may have none.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,7 +70,7 @@ impl Servers {
     }
 }
 
-impl Node {
+impl Cluster {
     /// Serves ports on every address of a place. Answers name the place.
     ///
     /// # Errors
@@ -78,8 +78,8 @@ impl Node {
     pub fn serve(&self, place: &str, transport: Transport, ports: impl IntoIterator<Item = u16>) -> Result<()> {
         let ports: Vec<u16> = ports.into_iter().collect();
         let mut addresses = self.addresses(place)?.to_vec();
-        if place == crate::node::NODE {
-            addresses.extend(crate::node::GATEWAYS);
+        if let Ok(node) = self.node(place) {
+            addresses.extend(node.plan().gateways());
         }
         let endpoints: Vec<SocketAddr> =
             addresses.iter().flat_map(|&address| ports.iter().map(move |&port| (address, port).into())).collect();

@@ -1,4 +1,4 @@
-//! The real agent beside a [`Node`]: a child process in the node's namespace with exactly the capabilities it may have.
+//! The real agent on a node of a [`Cluster`]: a child process in the node's namespace with exactly the capabilities it may have.
 //!
 //! In: manifests in the run's directory ([`Run::manifests`](crate::netns::run::Run::manifests)). Out: answers of the agent's
 //! socket, and the lines it prints. Start at [`Agent::start`]; change manifests with ordinary files and call
@@ -22,7 +22,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 pub use self::lines::Lines;
-use crate::node::Node;
+use crate::cluster::Cluster;
 
 /// Environment variable that names the agent's binary.
 pub const BINARY_VARIABLE: &str = "NETPOL_AGENT";
@@ -49,6 +49,8 @@ pub enum Output {
 pub struct Options {
     /// Form of the drops.
     pub output: Output,
+    /// The agent's node, which it is told then; else it runs on the first and takes every pod for one of its own.
+    pub node: Option<String>,
     /// More arguments of `netpol-agent run`.
     pub arguments: Vec<String>,
     /// More environment, as a log filter.
@@ -115,8 +117,8 @@ impl Agent {
     ///
     /// # Errors
     /// If there is no binary, or it ends or stays silent; the message then holds what it printed last.
-    pub fn start(node: &Node, options: &Options) -> Result<Self> {
-        let mut agent = Self::spawn(node, options)?;
+    pub fn start(cluster: &Cluster, options: &Options) -> Result<Self> {
+        let mut agent = Self::spawn(cluster, options)?;
         agent.wait_until_ready()?;
         agent.check_confinement()?;
         Ok(agent)
@@ -126,20 +128,23 @@ impl Agent {
     ///
     /// # Errors
     /// If there is no binary or it cannot be run.
-    pub fn spawn(node: &Node, options: &Options) -> Result<Self> {
+    pub fn spawn(cluster: &Cluster, options: &Options) -> Result<Self> {
         let binary = binary()?;
-        let run = node.run();
+        let node = cluster.node(options.node.as_deref().unwrap_or(cluster.first_node()))?;
         let mut command = Command::new(&binary);
-        command.arg("run").arg("--manifests").arg(run.manifests());
-        command.arg("--bpffs").arg(run.bpffs()).arg("--socket").arg(run.socket());
+        command.arg("run").arg("--manifests").arg(cluster.run().manifests());
+        command.arg("--bpffs").arg(node.bpffs()).arg("--socket").arg(node.socket());
         command.arg("--output").arg(if options.output == Output::Json { "json" } else { "text" });
+        if let Some(name) = &options.node {
+            command.arg("--node").arg(name);
+        }
         command.args(&options.arguments).envs(options.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        confine::confine(&mut command, Some(node.namespace(crate::node::NODE)?))?;
+        confine::confine(&mut command, Some(node.namespace()))?;
         let mut child = command.spawn().with_context(|| format!("cannot run {}", binary.display()))?;
         let stdout = Lines::read(child.stdout.take().context("the agent's output is a pipe")?);
         let stderr = Lines::read(child.stderr.take().context("the agent's errors are a pipe")?);
-        Ok(Self { child, socket: run.socket(), stdout, stderr })
+        Ok(Self { child, socket: node.socket().to_owned(), stdout, stderr })
     }
 
     /// Has the agent read its manifests now, and waits until they are enforced.

@@ -1,13 +1,13 @@
-//! The demo: a small shop on a node of network namespaces, before and after its NetworkPolicies.
+//! The demo: a small shop on two nodes of network namespaces, before and after its NetworkPolicies.
 //!
-//! Builds the node and starts the real agent; measures who reaches whom without and with the policies; shows drops as
-//! they stream; changes a policy under two open connections. Everything is compared with what `tests/cases/shop` says by
-//! hand; [`run`] says whether all of it was so. Must not know how policies are enforced.
+//! Builds the nodes and starts the real agents; measures who reaches whom without and with the policies, directly and by
+//! services; shows drops as they stream; changes a policy under two open connections. Everything is compared with what
+//! `tests/cases/shop` and `tests/cases/shop-services` say by hand; [`run`] says whether all of it was so. Must not know how policies are enforced.
 
 mod report;
 
 use std::fs;
-use std::path::Path;
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -49,8 +49,8 @@ struct Demo {
     settings: Settings,
     report: Report,
     pods: Vec<PodAddresses>,
-    // The agent ends before what it runs on.
-    agent: Option<Agent>,
+    // The agents end before what they run on; the first is that of the node with most pods.
+    agents: Vec<Agent>,
     shop: Shop,
 }
 
@@ -61,10 +61,10 @@ struct Demo {
 pub fn run(settings: Settings) -> Result<bool> {
     require_root()?;
     let started = Instant::now();
-    let case = case("shop");
-    let before = Shop::expectation(&case, "before")?;
-    let after = Shop::expectation(&case, "after")?;
-    let mut demo = build(settings, &case, &[&before, &after])?;
+    let cases = [case("shop"), case("shop-services")];
+    let tables = |name: &str| cases.iter().map(|case| Shop::expectation(case, name)).collect::<Result<Vec<Table>>>();
+    let (before, after) = (tables("before")?, tables("after")?);
+    let mut demo = build(settings, &cases, &before)?;
     demo.before(&before)?;
     demo.after(&after)?;
     demo.drops()?;
@@ -80,54 +80,64 @@ pub fn run(settings: Settings) -> Result<bool> {
     Ok(good)
 }
 
-fn build(settings: Settings, case: &Path, tables: &[&Table]) -> Result<Demo> {
+fn build(settings: Settings, cases: &[PathBuf], tables: &[Table]) -> Result<Demo> {
     let report = Report::new(settings.json);
-    report.part("A node with a Flannel-shaped bridge, and the pods of a shop")?;
+    report.part("Two nodes with Flannel-shaped bridges and VXLAN, kube-proxy's rules, and the pods of a shop")?;
     let begun = Instant::now();
-    let shop = Shop::build(case, tables)?;
-    let pods = manifests::pods(&case.join("cluster"))?;
+    let shop = Shop::build_layers(
+        &cases.iter().map(PathBuf::as_path).collect::<Vec<_>>(),
+        &tables.iter().collect::<Vec<_>>(),
+    )?;
+    let pods = cases.iter().map(|case| manifests::pods(&case.join("cluster"))).collect::<Result<Vec<_>>>()?.concat();
     for pod in &pods {
         let place = shop.node.pod(&pod.key)?;
         let addresses: Vec<String> = pod.addresses.iter().map(ToString::to_string).collect();
-        let text = format!("    {:27} {:13} {}", pod.key, place.interface(), addresses.join("  "));
-        report.done(&text, "pod", json!({"pod": pod.key, "interface": place.interface(), "addresses": addresses}))?;
+        let (node, interface) = (place.node(), place.interface());
+        let text = format!("    {:27} {node:7} {interface:13} {}", pod.key, addresses.join("  "));
+        let fields = json!({"pod": pod.key, "node": node, "interface": interface, "addresses": addresses});
+        report.done(&text, "pod", fields)?;
     }
     let text = format!(
-        "{} pods with real servers, the node, and a host outside, in network namespaces {}-* ({} ms)",
+        "{} pods with real servers, their nodes, and a host outside, in network namespaces {}-* ({} ms)",
         pods.len(),
         shop.node.run().id(),
         begun.elapsed().as_millis()
     );
     report.done(&text, "built", json!({"pods": pods.len(), "run": shop.node.run().id()}))?;
-    let mut demo = Demo { settings, report, pods, agent: None, shop };
-    demo.start_agent()?;
+    let mut demo = Demo { settings, report, pods, agents: Vec::new(), shop };
+    demo.start_agents()?;
     Ok(demo)
 }
 
 impl Demo {
-    fn start_agent(&mut self) -> Result<()> {
+    fn start_agents(&mut self) -> Result<()> {
         if self.settings.no_agent {
             return self.report.text("No agent (--no-agent): nothing will be enforced.");
         }
-        let begun = Instant::now();
-        let output = if self.settings.json { Output::Json } else { Output::Text };
-        let agent = Agent::start(&self.shop.node, &Options { output, ..Options::default() })?;
-        let text = format!(
-            "netpol-agent (process {}) is ready, with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON and nothing else ({} ms)",
-            agent.pid(),
-            begun.elapsed().as_millis()
-        );
-        self.report.done(&text, "agent", json!({"pid": agent.pid().as_raw()}))?;
-        self.agent = Some(agent);
+        let names: Vec<String> = self.shop.node.nodes().map(|(name, _node)| name.to_owned()).collect();
+        for name in names {
+            let begun = Instant::now();
+            let output = if self.settings.json { Output::Json } else { Output::Text };
+            let options = Options { output, node: Some(name.clone()), ..Options::default() };
+            let agent = Agent::start(&self.shop.node, &options)?;
+            let text = format!(
+                "netpol-agent of {name} (process {}) is ready, with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON and nothing \
+                 else ({} ms)",
+                agent.pid(),
+                begun.elapsed().as_millis()
+            );
+            self.report.done(&text, "agent", json!({"node": name, "pid": agent.pid().as_raw()}))?;
+            self.agents.push(agent);
+        }
         Ok(())
     }
 
-    fn before(&mut self, expected: &Table) -> Result<()> {
+    fn before(&mut self, expected: &[Table]) -> Result<()> {
         self.report.part("Before: no NetworkPolicy. Columns connect, rows are connected to")?;
         self.measure("before", expected)
     }
 
-    fn after(&mut self, expected: &Table) -> Result<()> {
+    fn after(&mut self, expected: &[Table]) -> Result<()> {
         self.report.part("The shop's NetworkPolicies")?;
         for file in self.shop.put_policies()? {
             let text = fs::read_to_string(&file)?;
@@ -140,26 +150,35 @@ impl Demo {
         self.measure("after", expected)
     }
 
-    fn measure(&mut self, name: &str, expected: &Table) -> Result<()> {
-        let begun = Instant::now();
-        let (measured, odd) = self.shop.measure(expected, self.settings.ipv6)?;
-        let family = if self.settings.ipv6 { "IPv6" } else { "IPv4" };
-        let took = begun.elapsed().as_millis();
-        self.report.table(name, expected, &measured, &odd)?;
-        self.report.text(&format!("    {family}; real TCP connections and UDP datagrams, all at once, in {took} ms"))
+    /// The shop's table, and that of its services.
+    fn measure(&mut self, name: &str, expected: &[Table]) -> Result<()> {
+        for (expected, of) in expected.iter().zip(["", "-services"]) {
+            let begun = Instant::now();
+            let (measured, odd) = self.shop.measure(expected, self.settings.ipv6)?;
+            let family = if self.settings.ipv6 { "IPv6" } else { "IPv4" };
+            let took = begun.elapsed().as_millis();
+            self.report.table(&format!("{name}{of}"), expected, &measured, &odd)?;
+            self.report
+                .text(&format!("    {family}; real TCP connections and UDP datagrams, all at once, in {took} ms"))?;
+        }
+        Ok(())
     }
 
-    /// Waits until the manifests are enforced, and shows what the agent could not take.
+    /// Waits until the manifests are enforced, and shows what the agents could not take.
     fn sync(&mut self, what: &str) -> Result<()> {
-        let Some(agent) = &self.agent else { return Ok(()) };
+        if self.agents.is_empty() {
+            return Ok(());
+        }
         let begun = Instant::now();
-        let Settled { generation, endpoints, problems, .. } = agent.sync()?;
+        let settled = self.agents.iter().map(Agent::sync).collect::<Result<Vec<Settled>>>()?;
         let took = begun.elapsed().as_millis();
-        let text = format!("{what} on {} pods after {took} ms (generation {generation})", endpoints.len());
-        self.report.done(&text, "settled", json!({"generation": generation, "milliseconds": took}))?;
+        let generations: Vec<u64> = settled.iter().map(|it| it.generation).collect();
+        let endpoints: Vec<Endpoint> = settled.iter().flat_map(|it| it.endpoints.clone()).collect();
+        let text = format!("{what} on {} pods of {} nodes after {took} ms", endpoints.len(), settled.len());
+        self.report.done(&text, "settled", json!({"generations": generations, "milliseconds": took}))?;
         self.check_endpoints(&endpoints)?;
-        for problem in &problems {
-            self.report.check(&format!("the agent refused something: {problem}"), false)?;
+        for problem in settled.iter().flat_map(|it| &it.problems) {
+            self.report.check(&format!("an agent refused something: {problem}"), false)?;
         }
         Ok(())
     }
@@ -175,21 +194,23 @@ impl Demo {
     fn drops(&mut self) -> Result<()> {
         self.report.part("Forbidden attempts, and the agent's word on each as it happens")?;
         let attempts = [
-            ("staging/intruder", "production/user-api", 8080),
-            ("production/job-runner", "production/postgresql", 5432),
-            ("monitoring/grafana", "production/user-api", 9090),
-            ("production/payment-service", METADATA, 443),
+            ("staging/intruder", "production/user-api", 8080, 8080),
+            ("production/job-runner", "production/postgresql", 5432, 5432),
+            ("monitoring/grafana", "production/user-api", 9090, 9090),
+            ("production/payment-service", METADATA, 443, 443),
+            // Asked by the service's address and port, refused by the pod's.
+            ("production/job-runner", "catalog.production.svc", 80, 8080),
         ];
         // The agent bounds how many events it passes on; the table's drops have just used up some of them.
-        thread::sleep(Duration::from_millis(if self.agent.is_some() { 1000 } else { 0 }));
-        for (source, name, port) in attempts {
+        thread::sleep(Duration::from_millis(if self.agents.is_empty() { 0 } else { 1000 }));
+        for (source, name, port, judged) in attempts {
             let target = Target { name: name.to_owned(), port, transport: Transport::Tcp };
             let probe = self.shop.probe(source, &target, self.settings.ipv6)?;
             let lines = self.drop_lines();
             let mark = lines.count();
             let outcome = self.shop.node.probe(&probe, SILENCE)?;
             self.report.check(&format!("{source} -> {target}: {outcome}"), outcome == Outcome::Silence)?;
-            self.show_drop(&lines, mark, source, port)?;
+            self.show_drop(&lines, mark, source, judged)?;
         }
         Ok(())
     }
@@ -203,13 +224,13 @@ impl Demo {
         }
     }
 
-    /// What the agent prints; without one, nothing ever.
+    /// What the first node's agent prints; without one, nothing ever.
     fn drop_lines(&self) -> Lines {
-        self.agent.as_ref().map(|agent| agent.drops().clone()).unwrap_or_default()
+        self.agents.first().map(|agent| agent.drops().clone()).unwrap_or_default()
     }
 
     fn drop_limit(&self) -> Duration {
-        if self.agent.is_some() { DROP_LIMIT } else { Duration::ZERO }
+        if self.agents.is_empty() { Duration::ZERO } else { DROP_LIMIT }
     }
 
     /// Two connections to the database; the policy keeps one of them.
@@ -275,12 +296,14 @@ impl Demo {
             self.report.done(&format!("    # {about}\n    {line}"), "try", json!({"command": line, "about": about}))?;
         }
         self.report.text("\nDrops as they happen:")?;
-        let lines = self.drop_lines();
-        let mut mark = lines.count();
+        let mut streams: Vec<(Lines, usize)> =
+            self.agents.iter().map(|agent| (agent.drops().clone(), agent.drops().count())).collect();
         loop {
-            for line in lines.since(mark) {
-                mark += 1;
-                self.report.agent_line(&line)?;
+            for (lines, mark) in &mut streams {
+                for line in lines.since(*mark) {
+                    *mark += 1;
+                    self.report.agent_line(&line)?;
+                }
             }
             thread::sleep(Duration::from_millis(100));
         }

@@ -102,9 +102,21 @@ impl<'a> Links<'a> {
     /// # Errors
     /// If the kernel refuses.
     pub async fn add_port(&self, bridge: &str, name: &str) -> Result<()> {
+        self.join(bridge, name).await?;
+        let port = LinkBridgePort::new(self.index(name)?).hairpin(true).build();
+        // Not `set`: the kernel takes no settings of ports in a request of that kind, and says nothing.
+        self.handle.link().set_port(port).execute().await.context("cannot set hairpin mode")
+    }
+
+    /// Makes `name` an ordinary port of the bridge, and up.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn join(&self, bridge: &str, name: &str) -> Result<()> {
         let (bridge, port) = (self.index(bridge)?, self.index(name)?);
-        self.set(LinkUnspec::new_with_index(port).controller(bridge).up().build()).await?;
-        self.set(LinkBridgePort::new(port).hairpin(true).build()).await.context("cannot set hairpin mode")
+        self.set(LinkUnspec::new_with_index(port).controller(bridge).up().build())
+            .await
+            .with_context(|| format!("cannot make {name} a port"))
     }
 
     /// Removes an interface (for a veth, both ends).
@@ -135,6 +147,16 @@ impl<'a> Links<'a> {
         self.handle.route().add(route).execute().await.with_context(|| format!("cannot route through {gateway}"))
     }
 
+    /// Routes a network through a gateway.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn add_route(&self, network: IpAddr, prefix: u8, gateway: IpAddr) -> Result<()> {
+        let route = RouteMessageBuilder::<IpAddr>::new().destination_prefix(network, prefix)?.gateway(gateway)?.build();
+        let added = self.handle.route().add(route).execute().await;
+        added.with_context(|| format!("cannot route {network}/{prefix} through {gateway}"))
+    }
+
     /// Waits until the interfaces carry packets. An interface that was just brought up does not before a work queue of the
     /// kernel has seen it, which takes long on a busy machine; until then it drops in silence.
     ///
@@ -152,11 +174,39 @@ impl<'a> Links<'a> {
         Ok(())
     }
 
+    /// As [`Links::wait_until_up`], of tunnels: they have no carrier to tell and stay in an unknown state.
+    ///
+    /// # Errors
+    /// If one is not running in [`UP_LIMIT`].
+    pub async fn wait_until_running(&self, names: &[&str]) -> Result<()> {
+        let deadline = Instant::now() + UP_LIMIT;
+        for name in names {
+            let index = self.index(name)?;
+            while self.state(index).await?.0 == Some(State::Down) {
+                ensure!(Instant::now() < deadline, "{name} is not running after {UP_LIMIT:?}");
+                sleep(Duration::from_millis(2)).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// The netlink socket.
+    pub(super) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
     async fn is_up(&self, index: u32) -> Result<bool> {
+        let (state, idle_port) = self.state(index).await?;
+        Ok(state == Some(State::Up) && !idle_port)
+    }
+
+    /// The operational state, and whether it is a bridge port that does not forward yet.
+    async fn state(&self, index: u32) -> Result<(Option<State>, bool)> {
         let message = self.handle.link().get().match_index(index).execute().try_next().await?;
         let attributes = message.context("a link vanished")?.attributes;
-        let up = attributes.iter().any(|it| matches!(it, LinkAttribute::OperState(State::Up)));
-        Ok(up && attributes.iter().all(|it| !is_idle_port(it)))
+        let state =
+            attributes.iter().find_map(|it| if let LinkAttribute::OperState(state) = it { Some(*state) } else { None });
+        Ok((state, attributes.iter().any(is_idle_port)))
     }
 
     async fn set(&self, message: LinkMessage) -> Result<()> {

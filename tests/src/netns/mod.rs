@@ -6,6 +6,7 @@
 //! a run that was killed left behind. Start at [`Namespace`]; must not know pods, policies or the agent.
 
 pub mod links;
+pub mod overlay;
 pub mod run;
 
 use std::fs::{self, File};

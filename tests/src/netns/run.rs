@@ -79,6 +79,24 @@ impl Run {
         self.directory.join("manifests")
     }
 
+    /// Writes a manifest, in one step: no reader ever sees half of it.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn put_manifest(&self, name: &str, text: &str) -> Result<()> {
+        let staged = self.manifests().with_extension("new");
+        fs::write(&staged, text)?;
+        fs::rename(&staged, self.manifests().join(name)).with_context(|| format!("cannot write {name}"))
+    }
+
+    /// Removes a manifest.
+    ///
+    /// # Errors
+    /// If there is none of this name.
+    pub fn remove_manifest(&self, name: &str) -> Result<()> {
+        fs::remove_file(self.manifests().join(name)).with_context(|| format!("cannot remove {name}"))
+    }
+
     /// The agent's socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {

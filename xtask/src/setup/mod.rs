@@ -62,7 +62,24 @@ const ITEMS: &[Item] = &[
     },
     Item { name: "rust-src", purpose: "core, for the BPF target", look: rust::look_source, provide: rust::add_source },
     Item { name: "bpf-linker", purpose: "links them", look: linker::look, provide: linker::install },
-    Item { name: "iproute2", purpose: "to look around in the demo", look: system::look, provide: system::install },
+    Item {
+        name: "iproute2",
+        purpose: "to look around in the demo",
+        look: || system::look("ip", "iproute2"),
+        provide: || system::install("iproute2"),
+    },
+    Item {
+        name: "iptables",
+        purpose: "kube-proxy's rules in tests",
+        look: || system::look("iptables-restore", "iptables"),
+        provide: || system::install("iptables"),
+    },
+    Item {
+        name: "nftables",
+        purpose: "kube-proxy's rules in tests",
+        look: || system::look("nft", "nftables"),
+        provide: || system::install("nftables"),
+    },
 ];
 
 /// Runs the command. True if everything is there at the end.

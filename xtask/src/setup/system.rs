@@ -11,17 +11,18 @@ use crate::shell;
 const WAIT_FOR_LOCK: &str = "DPkg::Lock::Timeout=60";
 const TRIES: u32 = 2;
 
-pub(super) fn look() -> State {
+/// Looks for a program that a package has.
+pub(super) fn look(program: &str, package: &str) -> State {
     let sbin = "/usr/sbin:/sbin:/usr/bin:/bin";
     let path = std::env::var("PATH").unwrap_or_default();
-    match shell::find("ip", format!("{path}:{sbin}").as_ref()) {
+    match shell::find(program, format!("{path}:{sbin}").as_ref()) {
         Some(file) => State::Ok(file.display().to_string()),
-        None => State::Missing { why: "no ip in PATH".to_owned(), lines: lines_for(&["iproute2".to_owned()]) },
+        None => State::Missing { why: format!("no {program} in PATH"), lines: lines_for(&[package.to_owned()]) },
     }
 }
 
-pub(super) fn install() -> Result<()> {
-    install_packages(&["iproute2".to_owned()])
+pub(super) fn install(package: &str) -> Result<()> {
+    install_packages(&[package.to_owned()])
 }
 
 /// Installs what is not installed. Never removes anything.
