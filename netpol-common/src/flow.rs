@@ -35,15 +35,21 @@ pub enum Setting {
     Slots = 12,
     /// `mark_shift`.
     MarkShift = 13,
+    /// `flows_per_pod`.
+    FlowsPerPod = 14,
+    /// `unanswered_per_pod`.
+    UnansweredPerPod = 15,
+    /// `backends_per_pod`.
+    BackendsPerPod = 16,
     /// First word of `services_v4`.
-    ServicesV4 = 14,
+    ServicesV4 = 17,
     /// First word of `services_v6`.
-    ServicesV6 = 16,
+    ServicesV6 = 19,
 }
 
 impl Setting {
     /// Words in a [`Config`].
-    pub const COUNT: usize = 24;
+    pub const COUNT: usize = 27;
 }
 
 const _: () = {
@@ -55,6 +61,9 @@ const _: () = {
     assert!(core::mem::offset_of!(Config, events_per_second) == Setting::EventsPerSecond as usize * 4);
     assert!(core::mem::offset_of!(Config, slots) == Setting::Slots as usize * 4);
     assert!(core::mem::offset_of!(Config, mark_shift) == Setting::MarkShift as usize * 4);
+    assert!(core::mem::offset_of!(Config, flows_per_pod) == Setting::FlowsPerPod as usize * 4);
+    assert!(core::mem::offset_of!(Config, unanswered_per_pod) == Setting::UnansweredPerPod as usize * 4);
+    assert!(core::mem::offset_of!(Config, backends_per_pod) == Setting::BackendsPerPod as usize * 4);
     assert!(core::mem::offset_of!(Config, services_v4) == Setting::ServicesV4 as usize * 4);
     assert!(core::mem::offset_of!(Config, services_v6) == Setting::ServicesV6 as usize * 4);
 };
@@ -128,11 +137,24 @@ pub const fn resumed_state(word: FlowWord) -> FlowState {
     }
 }
 
+/// True if an entry may leave its table for a new one of the same pod: it is over, or it is no connection and has been quiet
+/// for a second (`hz` jiffies). A revoked one is what keeps both directions closed.
+#[must_use]
+#[inline(always)]
+pub const fn is_dispensable(flow: &Flow, protocol: u8, now: u32, hz: u32) -> bool {
+    let idle = now.wrapping_sub(flow.last_seen);
+    match flow.word.state() {
+        FlowState::Revoked => false,
+        FlowState::Closing => true,
+        FlowState::Opening | FlowState::Established => protocol != protocol::TCP && idle > hz,
+    }
+}
+
 /// A flow that opens now, `origin` as in [`Flow::origin`].
 #[must_use]
 #[inline(always)]
 pub const fn opened(word: FlowWord, now: u32, origin: u16) -> Flow {
-    Flow { word, last_seen: now, origin, pad: 0 }
+    Flow { word, last_seen: now, origin, place: 0 }
 }
 
 /// The same flow with this word, seen now.

@@ -175,6 +175,9 @@ impl Shared for HostTables {
             Setting::EventsPerSecond => config.events_per_second,
             Setting::Slots => config.slots,
             Setting::MarkShift => config.mark_shift,
+            Setting::FlowsPerPod => config.flows_per_pod,
+            Setting::UnansweredPerPod => config.unanswered_per_pod,
+            Setting::BackendsPerPod => config.backends_per_pod,
             Setting::ServicesV4 => behind(&[config.services_v4.address, config.services_v4.mask].concat()),
             Setting::ServicesV6 => behind(&[config.services_v6.address, config.services_v6.mask].concat()),
         }

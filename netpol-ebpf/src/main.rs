@@ -9,6 +9,7 @@
 mod events;
 mod maps;
 mod packet;
+mod rings;
 mod tables;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};

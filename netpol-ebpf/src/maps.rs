@@ -3,10 +3,10 @@
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::LpmTrie;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 use netpol_common::abi::{
     AllowKey, AllowValue, Backend, BackendKey, Config, Counter, CounterIndex, Endpoint, EventGate, Flow, FlowKey,
-    FragmentCell, PORT_SET_BYTES, PolicyWord, TokenBucket, V4, V6, capacity,
+    FragmentCell, PORT_SET_BYTES, PolicyWord, RingHeads, TokenBucket, V4, V6, capacity,
 };
 
 use crate::tables::Room;
@@ -53,19 +53,40 @@ pub(crate) static ALLOW: HashMap<AllowKey, AllowValue> = HashMap::with_max_entri
 #[map]
 pub(crate) static PORT_SETS: Array<[u8; PORT_SET_BYTES]> = Array::with_max_entries(capacity::PORT_SETS, 0);
 
-/// Written here. Answered flows; an LRU common to all CPUs (both directions of a flow may run on different ones).
+/// Written here. Answered flows, common to all CPUs (both directions of a flow may run on different ones). Which of them
+/// each pod has is in the ring, so that a pod that opens too many loses its own. Sized by the loader.
 #[map]
-pub(crate) static FLOWS_V4: LruHashMap<FlowKey<V4>, Flow> = LruHashMap::with_max_entries(capacity::FLOWS, 0);
+pub(crate) static FLOWS_V4: HashMap<FlowKey<V4>, Flow> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
 /// See [`FLOWS_V4`].
 #[map]
-pub(crate) static FLOWS_V6: LruHashMap<FlowKey<V6>, Flow> = LruHashMap::with_max_entries(capacity::FLOWS, 0);
+pub(crate) static FLOWS_V6: HashMap<FlowKey<V6>, Flow> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
 
-/// Written here. Unanswered flows, apart: a SYN flood evicts only its like.
+/// Written here. Unanswered flows, apart: a SYN flood pushes out only its like.
 #[map]
-pub(crate) static UNANSWERED_V4: LruHashMap<FlowKey<V4>, Flow> = LruHashMap::with_max_entries(capacity::UNANSWERED, 0);
+pub(crate) static UNANSWERED_V4: HashMap<FlowKey<V4>, Flow> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
 /// See [`UNANSWERED_V4`].
 #[map]
-pub(crate) static UNANSWERED_V6: LruHashMap<FlowKey<V6>, Flow> = LruHashMap::with_max_entries(capacity::UNANSWERED, 0);
+pub(crate) static UNANSWERED_V6: HashMap<FlowKey<V6>, Flow> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+
+/// Keys of [`FLOWS_V4`], see there.
+#[map]
+pub(crate) static FLOWS_V4_RING: Array<FlowKey<V4>> = Array::with_max_entries(1, 0);
+/// Keys of [`FLOWS_V6`], see there.
+#[map]
+pub(crate) static FLOWS_V6_RING: Array<FlowKey<V6>> = Array::with_max_entries(1, 0);
+/// Keys of [`UNANSWERED_V4`], see there.
+#[map]
+pub(crate) static UNANSWERED_V4_RING: Array<FlowKey<V4>> = Array::with_max_entries(1, 0);
+/// Keys of [`UNANSWERED_V6`], see there.
+#[map]
+pub(crate) static UNANSWERED_V6_RING: Array<FlowKey<V6>> = Array::with_max_entries(1, 0);
+/// Keys of [`BACKENDS`], see there.
+#[map]
+pub(crate) static BACKENDS_RING: Array<BackendKey> = Array::with_max_entries(1, 0);
+
+/// Written here: where each slot is in its stretches of the rings.
+#[map]
+pub(crate) static RING_HEADS: Array<RingHeads> = Array::with_max_entries(capacity::SLOTS, 0);
 
 /// Written here: what became of first fragments. An array by slot: one pod's datagrams never take another's room.
 #[map]
@@ -82,7 +103,7 @@ pub(crate) static ADDRESS_ROLES_V6: HashMap<V6, u32> =
 
 /// Written here: where a service's translation led a deferred flow, told by the hook where it leaves.
 #[map]
-pub(crate) static BACKENDS: LruHashMap<BackendKey, Backend> = LruHashMap::with_max_entries(capacity::BACKENDS, 0);
+pub(crate) static BACKENDS: HashMap<BackendKey, Backend> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
 
 /// Written by userspace from services and pods, asked only when a pod's traffic to its node is judged.
 #[map]

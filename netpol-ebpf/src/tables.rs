@@ -4,7 +4,7 @@
 
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
-use aya_ebpf::maps::{HashMap, LruHashMap};
+use aya_ebpf::maps::HashMap;
 use netpol_common::abi::{
     AllowKey, AllowValue, Backend, BackendKey, CounterIndex, Direction, Endpoint, Flow, FlowKey, FlowWord,
     FragmentCell, IDENTITY_NONE, Mac, Mark, POLICY_DENY, PORT_SET_BYTES, PolicyWord, Reason, SLOT_NONE, Sender, V4, V6,
@@ -15,6 +15,7 @@ use netpol_common::flow::Setting;
 use netpol_common::packet::{Address, Workspace, protocol};
 
 use crate::packet::SkBuff;
+use crate::rings::{self, RingTable};
 use crate::{events, maps};
 
 /// The maps, for one packet.
@@ -135,8 +136,8 @@ trait FamilyMaps: Address + 'static {
     fn identities() -> &'static HashMap<Self, u32>;
     fn cidrs() -> &'static LpmTrie<Self, u32>;
     fn roles() -> &'static HashMap<Self, u32>;
-    fn flows() -> &'static LruHashMap<FlowKey<Self>, Flow>;
-    fn unanswered() -> &'static LruHashMap<FlowKey<Self>, Flow>;
+    type Flows: RingTable<Key = FlowKey<Self>, Value = Flow>;
+    type Unanswered: RingTable<Key = FlowKey<Self>, Value = Flow>;
     const BITS: u32;
 }
 
@@ -156,19 +157,13 @@ macro_rules! family_maps {
             fn roles() -> &'static HashMap<Self, u32> {
                 &maps::$roles
             }
-            #[inline(always)]
-            fn flows() -> &'static LruHashMap<FlowKey<Self>, Flow> {
-                &maps::$flows
-            }
-            #[inline(always)]
-            fn unanswered() -> &'static LruHashMap<FlowKey<Self>, Flow> {
-                &maps::$unanswered
-            }
+            type Flows = rings::$flows;
+            type Unanswered = rings::$unanswered;
         }
     };
 }
-family_maps!(V4, 32, IDENTITY_V4, CIDR_V4, ADDRESS_ROLES_V4, FLOWS_V4, UNANSWERED_V4);
-family_maps!(V6, 128, IDENTITY_V6, CIDR_V6, ADDRESS_ROLES_V6, FLOWS_V6, UNANSWERED_V6);
+family_maps!(V4, 32, IDENTITY_V4, CIDR_V4, ADDRESS_ROLES_V4, FlowsV4, UnansweredV4);
+family_maps!(V6, 128, IDENTITY_V6, CIDR_V6, ADDRESS_ROLES_V6, FlowsV6, UnansweredV6);
 
 impl Shared for MapTables<'_> {
     #[inline(always)]
@@ -223,7 +218,7 @@ impl Shared for MapTables<'_> {
         // Most packets of a flow find it as it is: a look-up costs a tenth of an update.
         if self.backend(key) != Some(*backend) {
             // Without the entry replies are refused with a reason of their own, and the next packet tries again.
-            _ = maps::BACKENDS.insert(key, backend, 0);
+            add_backend(key, backend);
         }
     }
 
@@ -297,10 +292,10 @@ impl<A: FamilyMaps> Tables<A> for MapTables<'_> {
 
     #[inline(always)]
     fn find_flow(&self, key: &FlowKey<A>) -> Option<Found<*mut Flow>> {
-        if let Some(handle) = A::flows().get_ptr_mut(key) {
+        if let Some(handle) = A::Flows::table().get_ptr_mut(key) {
             return Some(Found { handle, flow: read(handle), answered: true });
         }
-        let handle = A::unanswered().get_ptr_mut(key)?;
+        let handle = A::Unanswered::table().get_ptr_mut(key)?;
         Some(Found { handle, flow: read(handle), answered: false })
     }
 
@@ -330,22 +325,56 @@ impl<A: FamilyMaps> Tables<A> for MapTables<'_> {
 
     #[inline(always)]
     fn promote_flow(&self, key: &FlowKey<A>, flow: &Flow) -> bool {
-        if A::flows().insert(key, flow, 0).is_err() {
+        if !add_flow::<A::Flows>(self.skb, key, key.slot, flow) {
             return false;
         }
-        // A failed removal leaves an entry that is never found first, and ages out.
-        _ = A::unanswered().remove(key);
+        // A failed removal leaves an entry that is never found first, and goes in its turn.
+        _ = A::Unanswered::table().remove(key);
         true
     }
 
     #[inline(always)]
     fn open_flow(&self, key: &FlowKey<A>, flow: &Flow) -> bool {
-        A::unanswered().insert(key, flow, 0).is_ok()
+        add_flow::<A::Unanswered>(self.skb, key, key.slot, flow)
     }
 
     #[inline(always)]
     fn report(&self, report: &Report<'_, A>) {
         events::report(self.skb, report);
+    }
+}
+
+/// Adds a flow in a place of its pod's. False if there was no room in the table.
+#[inline(never)]
+fn add_flow<R: RingTable<Value = Flow>>(skb: &SkBuff<'_>, key: &R::Key, slot: u16, flow: &Flow) -> bool {
+    let Some(place) = rings::make_room::<R>(slot) else {
+        return false;
+    };
+    let flow = Flow { place: rings::low_half(place.number), ..*flow };
+    if R::table().insert(key, &flow, 0).is_err() {
+        return false;
+    }
+    // SAFETY: the cell of a ring, which is map memory; another CPU that takes the same place is what `rings` speaks of.
+    unsafe { *place.cell = *key };
+    if place.evicted {
+        events::count(skb, CounterIndex::new(slot, flow.word.opener(), Reason::FlowEvicted));
+    }
+    true
+}
+
+/// Adds a backend in a place of its pod's.
+#[inline(never)]
+fn add_backend(key: &BackendKey, backend: &Backend) {
+    if maps::BACKENDS.get_ptr(key).is_some() {
+        // The same flow, led elsewhere: it has its place.
+        _ = maps::BACKENDS.insert(key, backend, 0);
+        return;
+    }
+    if let Some(place) = rings::make_room::<rings::Backends>(key.slot)
+        && maps::BACKENDS.insert(key, backend, 0).is_ok()
+    {
+        // SAFETY: as in `add_flow`.
+        unsafe { *place.cell = *key };
     }
 }
 
@@ -358,7 +387,7 @@ fn read(handle: *mut Flow) -> Flow {
             word: core::ptr::read_volatile(&raw const (*handle).word),
             last_seen: core::ptr::read_volatile(&raw const (*handle).last_seen),
             origin: core::ptr::read_volatile(&raw const (*handle).origin),
-            pad: 0,
+            place: core::ptr::read_volatile(&raw const (*handle).place),
         }
     }
 }

@@ -106,7 +106,7 @@ pub enum LoadError {
 pub struct LoadOptions {
     /// Mount point of the BPF file system.
     pub bpffs: PathBuf,
-    /// Settings of the programs; `slots` is taken from the sizes in force.
+    /// Settings of the programs; `slots` and what a pod may have are taken from the sizes in force.
     pub config: Config,
     /// Sizes of maps that are not pinned yet.
     pub sizing: Sizing,
@@ -207,7 +207,13 @@ pub fn open(options: &LoadOptions) -> Result<Datapath, LoadError> {
 /// # Errors
 /// If the object is not a BPF object of ours or the kernel refuses a map.
 pub fn load_object(object: &[u8], config: &Config, sizing: &Sizing, pins: Option<&PinDir>) -> Result<Ebpf, LoadError> {
-    let config = Config { slots: sizing.slots, ..*config };
+    let config = Config {
+        slots: sizing.slots,
+        flows_per_pod: sizing.flows_per_pod,
+        unanswered_per_pod: sizing.unanswered_per_pod,
+        backends_per_pod: sizing.backends_per_pod,
+        ..*config
+    };
     let mut loader = EbpfLoader::new();
     loader.override_global(map::CONFIG, &config, true);
     for spec in sizing.maps() {

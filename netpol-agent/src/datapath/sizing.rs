@@ -6,7 +6,7 @@
 use aya::maps::MapInfo;
 use netpol_common::abi::{
     AllowKey, AllowValue, Backend, BackendKey, Counter, CounterIndex, Endpoint, EventGate, Flow, FlowKey, FragmentCell,
-    PORT_SET_BYTES, PolicyWord, TokenBucket, V4, V6, capacity, map,
+    PORT_SET_BYTES, PolicyWord, RingHeads, TokenBucket, V4, V6, capacity, map,
 };
 
 /// Sizes of the maps, in entries unless a field says otherwise.
@@ -24,12 +24,12 @@ pub struct Sizing {
     pub allow: u32,
     /// Distinct port sets.
     pub port_sets: u32,
-    /// Answered flows, for each family.
-    pub flows: u32,
-    /// Unanswered flows, for each family.
-    pub unanswered: u32,
-    /// Backends of deferred flows.
-    pub backends: u32,
+    /// Answered flows of one pod, for each family.
+    pub flows_per_pod: u32,
+    /// Unanswered flows of one pod, for each family.
+    pub unanswered_per_pod: u32,
+    /// Backends of one pod's deferred flows.
+    pub backends_per_pod: u32,
     /// Own addresses and service addresses, for each family.
     pub address_roles: u32,
     /// Bytes of the event ring, a power of two of pages.
@@ -45,9 +45,9 @@ impl Default for Sizing {
             cidrs: capacity::CIDRS,
             allow: capacity::ALLOW,
             port_sets: capacity::PORT_SETS,
-            flows: capacity::FLOWS,
-            unanswered: capacity::UNANSWERED,
-            backends: capacity::BACKENDS,
+            flows_per_pod: capacity::FLOWS_PER_POD,
+            unanswered_per_pod: capacity::UNANSWERED_PER_POD,
+            backends_per_pod: capacity::BACKENDS_PER_POD,
             address_roles: capacity::ADDRESS_ROLES,
             event_ring_bytes: capacity::EVENT_RING_BYTES,
         }
@@ -122,6 +122,9 @@ impl Sizing {
         let (flow_v4, flow_v6) = (size_of::<FlowKey<V4>>(), size_of::<FlowKey<V6>>());
         let counters = CounterIndex::entries(self.slots);
         let fragments = FragmentCell::entries(self.slots);
+        let of_pods = |per_pod: u32| self.slots.saturating_mul(per_pod);
+        let (flows, unanswered) = (of_pods(self.flows_per_pod), of_pods(self.unanswered_per_pod));
+        let backends = of_pods(self.backends_per_pod);
         vec![
             spec(map::ENDPOINTS, INDEX, size_of::<Endpoint>(), capacity::NEAR_IFINDEXES),
             spec(map::ENDPOINTS_FAR, INDEX, size_of::<Endpoint>(), self.far_endpoints),
@@ -133,12 +136,18 @@ impl Sizing {
             spec(map::CIDR_V6, prefix_v6, size_of::<u32>(), self.cidrs),
             spec(map::ALLOW, size_of::<AllowKey>(), size_of::<AllowValue>(), self.allow),
             spec(map::PORT_SETS, INDEX, PORT_SET_BYTES, self.port_sets),
-            spec(map::FLOWS_V4, flow_v4, size_of::<Flow>(), self.flows),
-            spec(map::FLOWS_V6, flow_v6, size_of::<Flow>(), self.flows),
-            spec(map::UNANSWERED_V4, flow_v4, size_of::<Flow>(), self.unanswered),
-            spec(map::UNANSWERED_V6, flow_v6, size_of::<Flow>(), self.unanswered),
+            spec(map::FLOWS_V4_RING, INDEX, flow_v4, flows),
+            spec(map::FLOWS_V4, flow_v4, size_of::<Flow>(), flows),
+            spec(map::FLOWS_V6_RING, INDEX, flow_v6, flows),
+            spec(map::FLOWS_V6, flow_v6, size_of::<Flow>(), flows),
+            spec(map::UNANSWERED_V4_RING, INDEX, flow_v4, unanswered),
+            spec(map::UNANSWERED_V4, flow_v4, size_of::<Flow>(), unanswered),
+            spec(map::UNANSWERED_V6_RING, INDEX, flow_v6, unanswered),
+            spec(map::UNANSWERED_V6, flow_v6, size_of::<Flow>(), unanswered),
             spec(map::FRAGMENTS, INDEX, size_of::<FragmentCell>(), fragments),
-            spec(map::BACKENDS, size_of::<BackendKey>(), size_of::<Backend>(), self.backends),
+            spec(map::BACKENDS_RING, INDEX, size_of::<BackendKey>(), backends),
+            spec(map::BACKENDS, size_of::<BackendKey>(), size_of::<Backend>(), backends),
+            spec(map::RING_HEADS, INDEX, size_of::<RingHeads>(), self.slots),
             spec(map::NODE_PORTS, INDEX, PORT_SET_BYTES, capacity::NODE_PORTS),
             spec(map::SECRET, INDEX, size_of::<[u32; 2]>(), 1),
             spec(map::ADDRESS_ROLES_V4, size_of::<V4>(), size_of::<u32>(), self.address_roles),
@@ -179,15 +188,17 @@ impl Sizing {
     /// Takes over the size of one pinned map; what two maps share is the smaller of both.
     fn keep(&mut self, name: &str, entries: u32) {
         let field = match name {
-            map::POLICY_WORDS | map::PODS | map::EVENT_TOKENS => &mut self.slots,
+            map::POLICY_WORDS | map::PODS | map::RING_HEADS | map::EVENT_TOKENS => &mut self.slots,
             map::ENDPOINTS_FAR => &mut self.far_endpoints,
             map::IDENTITY_V4 | map::IDENTITY_V6 => &mut self.addresses,
             map::CIDR_V4 | map::CIDR_V6 => &mut self.cidrs,
             map::ALLOW => &mut self.allow,
             map::PORT_SETS => &mut self.port_sets,
-            map::FLOWS_V4 | map::FLOWS_V6 => &mut self.flows,
-            map::UNANSWERED_V4 | map::UNANSWERED_V6 => &mut self.unanswered,
-            map::BACKENDS => &mut self.backends,
+            map::FLOWS_V4_RING | map::FLOWS_V6_RING => return self.flows_per_pod = entries / self.slots.max(1),
+            map::UNANSWERED_V4_RING | map::UNANSWERED_V6_RING => {
+                return self.unanswered_per_pod = entries / self.slots.max(1);
+            }
+            map::BACKENDS_RING => return self.backends_per_pod = entries / self.slots.max(1),
             map::ADDRESS_ROLES_V4 | map::ADDRESS_ROLES_V6 => &mut self.address_roles,
             map::EVENTS => &mut self.event_ring_bytes,
             map::COUNTERS => {

@@ -20,7 +20,7 @@ pub use mark::{Mark, Sender};
 pub use reason::{Reason, UnknownReason};
 pub use values::{
     AddressRole, AllowValue, Backend, Config, Counter, Direction, Endpoint, EndpointFlags, EventGate, Flow, FlowState,
-    FlowWord, FragmentCell, PolicyWord, PortRule, Prefix, Timeouts, TokenBucket,
+    FlowWord, FragmentCell, PolicyWord, PortRule, Prefix, RingHeads, Timeouts, TokenBucket,
 };
 
 /// Version of everything in this module. Pinned objects live in a directory that carries it, so that an agent never
@@ -62,14 +62,14 @@ pub mod capacity {
     pub const ALLOW: u32 = 262_144;
     /// Distinct port sets (8 KiB each); 0 and 1 are never used, see `PortRule`; the compiler fills half.
     pub const PORT_SETS: u32 = 1_024;
-    /// Answered flows, for each family (an LRU sized to the node beats a huge one twofold).
-    pub const FLOWS: u32 = 65_536;
-    /// Flows that nobody has answered yet, for each family.
-    pub const UNANSWERED: u32 = 32_768;
+    /// Answered flows of one pod, for each family.
+    pub const FLOWS_PER_POD: u32 = 2_048;
+    /// Flows of one pod that nobody has answered yet, for each family.
+    pub const UNANSWERED_PER_POD: u32 = 1_024;
     /// The node's own addresses and service addresses, for each family.
     pub const ADDRESS_ROLES: u32 = 32_768;
-    /// Backends of deferred flows, both families.
-    pub const BACKENDS: u32 = 65_536;
+    /// Backends of one pod's deferred flows, both families.
+    pub const BACKENDS_PER_POD: u32 = 1_024;
     /// Transport protocols with a set of node ports: TCP, UDP, SCTP, in this order.
     pub const NODE_PORTS: u32 = 3;
     /// Bytes of the event ring buffer (a power of two of pages).
@@ -100,21 +100,33 @@ pub mod map {
     pub const ALLOW: &str = "ALLOW";
     /// Port set number to its 65,536 bits.
     pub const PORT_SETS: &str = "PORT_SETS";
-    /// Answered IPv4 flows (LRU).
+    /// Answered IPv4 flows.
     pub const FLOWS_V4: &str = "FLOWS_V4";
-    /// Answered IPv6 flows (LRU).
+    /// Answered IPv6 flows.
     pub const FLOWS_V6: &str = "FLOWS_V6";
-    /// Unanswered IPv4 flows (LRU).
+    /// Unanswered IPv4 flows.
     pub const UNANSWERED_V4: &str = "UNANSWERED_V4";
-    /// Unanswered IPv6 flows (LRU).
+    /// Unanswered IPv6 flows.
     pub const UNANSWERED_V6: &str = "UNANSWERED_V6";
+    /// Keys in `FLOWS_V4`, a stretch for each slot.
+    pub const FLOWS_V4_RING: &str = "FLOWS_V4_RING";
+    /// Keys in `FLOWS_V6`, a stretch for each slot.
+    pub const FLOWS_V6_RING: &str = "FLOWS_V6_RING";
+    /// Keys in `UNANSWERED_V4`, a stretch for each slot.
+    pub const UNANSWERED_V4_RING: &str = "UNANSWERED_V4_RING";
+    /// Keys in `UNANSWERED_V6`, a stretch for each slot.
+    pub const UNANSWERED_V6_RING: &str = "UNANSWERED_V6_RING";
+    /// Keys in `BACKENDS`, a stretch for each slot.
+    pub const BACKENDS_RING: &str = "BACKENDS_RING";
+    /// Where in each of its stretches a slot is, see [`RingHeads`](super::RingHeads).
+    pub const RING_HEADS: &str = "RING_HEADS";
     /// [`FragmentCell`](super::FragmentCell) by its index.
     pub const FRAGMENTS: &str = "FRAGMENTS";
     /// [`AddressRole`](super::AddressRole) of an IPv4 address.
     pub const ADDRESS_ROLES_V4: &str = "ADDRESS_ROLES_V4";
     /// [`AddressRole`](super::AddressRole) of an IPv6 address.
     pub const ADDRESS_ROLES_V6: &str = "ADDRESS_ROLES_V6";
-    /// [`Backend`](super::Backend) by [`BackendKey`](super::BackendKey): where a service's translation led (LRU).
+    /// [`Backend`](super::Backend) by [`BackendKey`](super::BackendKey): where a service's translation led.
     pub const BACKENDS: &str = "BACKENDS";
     /// Bit sets of the node's own ports that services translate, one a transport protocol.
     pub const NODE_PORTS: &str = "NODE_PORTS";

@@ -4,7 +4,7 @@
 
 use super::{
     AllowKey, AllowValue, Backend, BackendKey, Config, Counter, Endpoint, EventGate, Flow, FlowKey, FragmentCell,
-    PolicyWord, TokenBucket, V4, V6,
+    PolicyWord, RingHeads, TokenBucket, V4, V6,
 };
 
 macro_rules! wire_pod {
@@ -29,6 +29,7 @@ wire_pod!(
     FlowKey<V6>,
     FragmentCell,
     PolicyWord,
+    RingHeads,
     TokenBucket,
     V4,
     V6,

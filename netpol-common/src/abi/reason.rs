@@ -82,6 +82,9 @@ reasons! {
     ToSelf = 15, "to-self", hubble = 0;
     /// Carries a mark that no pod's packet has.
     ForeignMark = 16, "foreign-mark", hubble = 0;
+    /// Opened or answered a flow that took the place of another live one of the same pod, as the pod has more flows than
+    /// it may (counted beside the packet's own reason).
+    FlowEvicted = 17, "flow-evicted", hubble = 0;
 
     /// The pod is isolated in this direction and no rule allows the packet.
     PolicyDenied = 32, "policy-denied", hubble = 133;

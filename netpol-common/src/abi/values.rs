@@ -310,10 +310,32 @@ pub struct Flow {
     pub last_seen: u32,
     /// Slot of the local pod that opened the flow from behind a masquerade; `SLOT_NONE` if the peer's address tells who it is.
     pub origin: u16,
-    /// Always zero.
-    pub pad: u16,
+    /// Low half of the flow's place in its ring: a key that is at another place too is at that one by chance.
+    pub place: u16,
 }
-assert_wire_layout!(Flow, size = 16, align = 8, { word: FlowWord, last_seen: u32, origin: u16, pad: u16 });
+assert_wire_layout!(Flow, size = 16, align = 8, { word: FlowWord, last_seen: u32, origin: u16, place: u16 });
+
+/// How far a slot has come in its stretch of each ring of keys. A new entry takes the place at the head, and what was there
+/// leaves its table: a pod uses its own entries again and never another's.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RingHeads {
+    /// In `FLOWS_V4_RING`.
+    pub flows_v4: u32,
+    /// In `FLOWS_V6_RING`.
+    pub flows_v6: u32,
+    /// In `UNANSWERED_V4_RING`.
+    pub unanswered_v4: u32,
+    /// In `UNANSWERED_V6_RING`.
+    pub unanswered_v6: u32,
+    /// In `BACKENDS_RING`.
+    pub backends: u32,
+    /// Always zero.
+    pub pad: u32,
+}
+assert_wire_layout!(RingHeads, size = 24, align = 4, {
+    flows_v4: u32, flows_v6: u32, unanswered_v4: u32, unanswered_v6: u32, backends: u32, pad: u32
+});
 
 /// Where a service's translation led a deferred flow, and policy allowed it to go.
 #[repr(C)]
@@ -536,14 +558,20 @@ pub struct Config {
     pub slots: u32,
     /// Position of the lowest bit of `mark_mask`; the BPF target has no instruction to find it.
     pub mark_shift: u32,
+    /// Answered flows of one pod, for each family.
+    pub flows_per_pod: u32,
+    /// Unanswered flows of one pod, for each family.
+    pub unanswered_per_pod: u32,
+    /// Backends of one pod's deferred flows.
+    pub backends_per_pod: u32,
     /// The cluster's IPv4 service range.
     pub services_v4: Prefix<1>,
     /// The cluster's IPv6 service range.
     pub services_v6: Prefix<4>,
 }
-assert_wire_layout!(Config, size = 96, align = 4, {
+assert_wire_layout!(Config, size = 108, align = 4, {
     timeouts: Timeouts, mark_mask: u32, flags: u32, hz: u32, event_interval: u32, events_per_second: u32, slots: u32,
-    mark_shift: u32, services_v4: Prefix<1>, services_v6: Prefix<4>
+    mark_shift: u32, flows_per_pod: u32, unanswered_per_pod: u32, backends_per_pod: u32, services_v4: Prefix<1>, services_v6: Prefix<4>
 });
 
 impl Config {
@@ -566,6 +594,9 @@ impl Config {
             events_per_second: 100,
             slots: super::capacity::SLOTS,
             mark_shift: 24,
+            flows_per_pod: super::capacity::FLOWS_PER_POD,
+            unanswered_per_pod: super::capacity::UNANSWERED_PER_POD,
+            backends_per_pod: super::capacity::BACKENDS_PER_POD,
             services_v4: Prefix::NONE,
             services_v6: Prefix::NONE,
         }

@@ -104,9 +104,9 @@ impl Kernel {
             cidrs: 64,
             allow: 64,
             port_sets: 8,
-            flows: 1024,
-            unanswered: 1024,
-            backends: 1024,
+            flows_per_pod: 64,
+            unanswered_per_pod: 64,
+            backends_per_pod: 64,
             address_roles: 64,
             event_ring_bytes: 1 << 16,
         };

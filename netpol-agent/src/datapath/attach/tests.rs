@@ -14,7 +14,7 @@ struct Agent {
 }
 
 fn agent(sandbox: &Sandbox, mode: AttachMode) -> Agent {
-    let sizing = Sizing { slots: 16, flows: 1024, unanswered: 1024, ..Sizing::default() };
+    let sizing = Sizing { slots: 16, flows_per_pod: 64, unanswered_per_pod: 64, ..Sizing::default() };
     let options = LoadOptions { bpffs: sandbox.bpffs.clone(), config: default_config().unwrap(), sizing };
     let datapath = open(&options).unwrap();
     let hooks = Hooks::new(datapath.programs, datapath.pins.clone(), mode);

@@ -57,7 +57,7 @@ fn a_second_start_adopts_the_maps_with_their_sizes_and_says_so() {
         return;
     }
     in_sandbox(|sandbox| {
-        let small = Sizing { slots: 64, flows: 4096, ..Sizing::default() };
+        let small = Sizing { slots: 64, flows_per_pod: 64, ..Sizing::default() };
         let first = open(&LoadOptions { sizing: small.clone(), ..options(sandbox) }).unwrap();
         assert!(first.kept_sizes.is_empty());
         assert!(matches!(open(&options(sandbox)), Err(LoadError::Pins(PinError::Locked { .. }))));

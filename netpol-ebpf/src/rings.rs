@@ -1,0 +1,174 @@
+//! Who has to leave when a pod has as many entries as it may: one of its own, never another pod's.
+//!
+//! Beside each table lies a ring of keys, a stretch of it for each slot. A new entry takes the next place of its pod's
+//! stretch, and the entry whose key was there leaves the table. Of a few places the first is taken that holds nothing worth
+//! keeping, so that a flood of datagrams does not push out the pod's own connections. Two CPUs that take the same place in
+//! the same moment leave one key without a place: such an entry stays until it is opened again or the agent's housekeeping
+//! finds it; kernels before 5.12 have no atomic operation that would hand out places.
+
+#![expect(unsafe_code, reason = "keys and heads are map memory behind raw pointers")]
+
+use aya_ebpf::maps::{Array, HashMap};
+use netpol_common::abi::{Backend, BackendKey, Flow, FlowKey, RingHeads, V4, V6};
+use netpol_common::flow::{self, Setting};
+
+use crate::maps;
+use crate::tables::{now, setting};
+
+/// Places that are looked at before an entry that is worth keeping has to go.
+const PLACES: u32 = 8;
+
+/// A table with a ring of its keys.
+pub(crate) trait RingTable {
+    /// Its key.
+    type Key: Copy + 'static;
+    /// Its value.
+    type Value: Copy + 'static;
+    /// Places of one slot.
+    const PER_SLOT: Setting;
+    /// The table.
+    fn table() -> &'static HashMap<Self::Key, Self::Value>;
+    /// The keys.
+    fn ring() -> &'static Array<Self::Key>;
+    /// The table's part of the heads.
+    fn head(heads: *mut RingHeads) -> *mut u32;
+    /// What becomes of an entry whose key is at a place: none if it is at another place in truth, else whether it may go.
+    fn may_go(key: &Self::Key, value: &Self::Value, place: u32) -> Option<bool>;
+}
+
+macro_rules! flow_ring {
+    ($name:ident, $family:ty, $table:ident, $ring:ident, $head:ident, $setting:ident, $may_go:expr) => {
+        pub(crate) struct $name;
+        impl RingTable for $name {
+            type Key = FlowKey<$family>;
+            type Value = Flow;
+            const PER_SLOT: Setting = Setting::$setting;
+            #[inline(always)]
+            fn table() -> &'static HashMap<Self::Key, Flow> {
+                &maps::$table
+            }
+            #[inline(always)]
+            fn ring() -> &'static Array<Self::Key> {
+                &maps::$ring
+            }
+            #[inline(always)]
+            fn head(heads: *mut RingHeads) -> *mut u32 {
+                // SAFETY: a field of a map value that the caller holds a valid pointer to.
+                unsafe { &raw mut (*heads).$head }
+            }
+            #[inline(always)]
+            fn may_go(key: &Self::Key, flow: &Flow, place: u32) -> Option<bool> {
+                let at_home = flow.place == low_half(place);
+                at_home.then(|| $may_go(flow, key.protocol))
+            }
+        }
+    };
+}
+
+/// What is answered stays while it is worth something.
+#[inline(always)]
+fn if_dispensable(flow: &Flow, protocol: u8) -> bool {
+    flow::is_dispensable(flow, protocol, now(), setting(Setting::Hz))
+}
+
+/// What is not answered goes in the order in which it came.
+#[inline(always)]
+const fn always(_: &Flow, _: u8) -> bool {
+    true
+}
+
+flow_ring!(FlowsV4, V4, FLOWS_V4, FLOWS_V4_RING, flows_v4, FlowsPerPod, if_dispensable);
+flow_ring!(FlowsV6, V6, FLOWS_V6, FLOWS_V6_RING, flows_v6, FlowsPerPod, if_dispensable);
+flow_ring!(UnansweredV4, V4, UNANSWERED_V4, UNANSWERED_V4_RING, unanswered_v4, UnansweredPerPod, always);
+flow_ring!(UnansweredV6, V6, UNANSWERED_V6, UNANSWERED_V6_RING, unanswered_v6, UnansweredPerPod, always);
+
+pub(crate) struct Backends;
+
+impl RingTable for Backends {
+    type Key = BackendKey;
+    type Value = Backend;
+    const PER_SLOT: Setting = Setting::BackendsPerPod;
+    #[inline(always)]
+    fn table() -> &'static HashMap<BackendKey, Backend> {
+        &maps::BACKENDS
+    }
+    #[inline(always)]
+    fn ring() -> &'static Array<BackendKey> {
+        &maps::BACKENDS_RING
+    }
+    #[inline(always)]
+    fn head(heads: *mut RingHeads) -> *mut u32 {
+        // SAFETY: as for flows.
+        unsafe { &raw mut (*heads).backends }
+    }
+    #[inline(always)]
+    fn may_go(_: &BackendKey, _: &Backend, _: u32) -> Option<bool> {
+        Some(true)
+    }
+}
+
+/// A place for a new key, whose former entry is gone.
+pub(crate) struct Place<K> {
+    /// Where the key is to be written once its entry is in the table.
+    pub(crate) cell: *mut K,
+    /// The place's number; low half for [`Flow::place`].
+    pub(crate) number: u32,
+    /// An entry that was worth keeping had to go.
+    pub(crate) evicted: bool,
+}
+
+/// Makes room for one more entry of a slot. None if the tables have no such slot.
+#[inline(always)]
+pub(crate) fn make_room<R: RingTable>(slot: u16) -> Option<Place<R::Key>> {
+    let length = setting(R::PER_SLOT);
+    let heads = maps::RING_HEADS.get_ptr_mut(u32::from(slot))?;
+    let head = R::head(heads);
+    if length == 0 {
+        return None;
+    }
+    // SAFETY: an aligned u32 in map memory, read and written in one access each.
+    let first = unsafe { core::ptr::read_volatile(head) };
+    let mut first_valued = None;
+    for step in 0..PLACES {
+        let number = u32::from(slot) * length + first.wrapping_add(step) % length;
+        let cell = R::ring().get_ptr_mut(number)?;
+        // SAFETY: map memory; a key that another CPU is writing may be torn, and is then in no table.
+        let key = unsafe { &*cell };
+        let taken = match R::table().get_ptr(key) {
+            None => true,
+            // SAFETY: map memory that stays valid until the program ends.
+            Some(value) => match R::may_go(key, unsafe { &*value }, number) {
+                None => true,
+                Some(true) => {
+                    _ = R::table().remove(key);
+                    true
+                }
+                Some(false) => {
+                    if first_valued.is_none() {
+                        first_valued = Some((cell, number));
+                    }
+                    false
+                }
+            },
+        };
+        if taken {
+            // SAFETY: as above.
+            unsafe { core::ptr::write_volatile(head, first.wrapping_add(step + 1)) };
+            return Some(Place { cell, number, evicted: false });
+        }
+    }
+    let (cell, number) = first_valued?;
+    // SAFETY: as above.
+    unsafe {
+        core::ptr::write_volatile(head, first.wrapping_add(1));
+        _ = R::table().remove(&*cell);
+    }
+    Some(Place { cell, number, evicted: true })
+}
+
+/// The low half of a place's number.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "takes 16 bits on purpose")]
+pub(crate) const fn low_half(number: u32) -> u16 {
+    number as u16
+}
