@@ -102,7 +102,7 @@ fn the_drop_names_the_backend(policed: &Policed) {
         let lines = policed.agent(NODES[0]).unwrap().drops();
         let mark = lines.count();
         assert_outcomes(policed, &[probe], SILENCE, &Outcome::Silence);
-        let wanted = |line: &str| line.contains("policy-denied") && line.contains(address);
+        let wanted = |line: &str| line.contains("denied-after-translation") && line.contains(address);
         let line = lines.wait_for(mark, Duration::from_secs(3), wanted);
         let line = line.unwrap_or_else(|| panic!("no drop with {address}: {:?}", lines.since(mark)));
         assert!(line.contains("client") && line.contains("8080") && line.contains("client-egress"), "{line}");
