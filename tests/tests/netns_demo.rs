@@ -34,7 +34,8 @@ fn the_demo_succeeds_in_both_families_and_reports_drops_and_the_revoked_connecti
         assert!(good, "{family:?}: {failed:?} {differences:?}");
         let drops: Vec<String> =
             steps.iter().filter(|step| step["step"] == "drop").map(|step| step["drop"].to_string()).collect();
-        assert_eq!(drops.iter().filter(|drop| drop.contains("policy-denied")).count(), 5, "{drops:?}");
+        assert_eq!(drops.iter().filter(|drop| drop.contains("policy-denied")).count(), 4, "{drops:?}");
+        assert_eq!(drops.iter().filter(|drop| drop.contains("denied-after-translation")).count(), 1, "{drops:?}");
         assert_eq!(drops.iter().filter(|drop| drop.contains("flow-revoked")).count(), 1, "{drops:?}");
         let last = steps.last().unwrap();
         assert_eq!((&last["step"], &last["ok"]), (&"result".into(), &true.into()));

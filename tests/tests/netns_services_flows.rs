@@ -2,7 +2,7 @@
 //!
 //! What the client knows of such a flow is the virtual address; what policy is about is the backend behind it.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -20,6 +20,7 @@ netpol_tests::scenes! {
     ingress_that_is_revoked_closes_open_connections_and_leaves_others
     a_datagram_from_a_denied_backend_is_no_answer
     a_segment_from_a_denied_backend_is_no_answer
+    a_large_datagram_passes_whole_or_not_at_all
 }
 
 /// How long nothing may arrive on a closed connection: TCP repeats several times within it.
@@ -184,5 +185,36 @@ fn a_segment_from_a_denied_backend_is_no_answer(policed: &Policed) {
         assert!(!asks.is_finished() && !pushes.is_finished(), "{backend} {at}");
         asks.abort();
         pushes.abort();
+    }
+}
+
+/// How much of a datagram comes in soon.
+fn received(socket: &UdpSocket) -> Option<(usize, SocketAddr)> {
+    let mut buffer = [0; 8192];
+    socket.recv_from(&mut buffer).ok()
+}
+
+fn a_large_datagram_passes_whole_or_not_at_all(policed: &Policed) {
+    const LARGE: usize = 4000;
+    let cluster = &policed.services.cluster;
+    for (backend, ipv6) in [("near-mute", false), ("near-mute", true), ("far-mute", false), ("far-mute", true)] {
+        let place = format!("shop/{backend}");
+        let speaker = udp_socket(cluster, &place, cluster.address(&place, ipv6).unwrap(), 5353);
+        let at = policed.services.at(backend, Way::ClusterIp, Transport::Udp, ipv6).unwrap();
+        policed.put("90.yaml", &isolated_client(&["near"])).unwrap();
+        let client = udp_socket(cluster, "shop/client", cluster.address("shop/client", ipv6).unwrap(), 0);
+        let mut arrivals = cluster.watch(&place).unwrap();
+        client.send_to(&[b'x'; LARGE], at).unwrap();
+        assert_eq!(received(&speaker), None, "{backend} {at}");
+        let came = [arrivals.at_port(Transport::Udp, 5353), arrivals.later_fragments(Transport::Udp)];
+        assert_eq!(came.map(Result::unwrap), [0, 0], "{backend} {at}: first and later fragments");
+
+        policed.put("90.yaml", &isolated_client(&[backend])).unwrap();
+        client.send_to(&[b'x'; LARGE], at).unwrap();
+        let (length, seen) = received(&speaker).unwrap_or_else(|| panic!("nothing came to {backend} {at}"));
+        assert_eq!(length, LARGE);
+        assert!(arrivals.later_fragments(Transport::Udp).unwrap() > 0, "{backend} {at}: it came in pieces");
+        speaker.send_to(&[b'y'; LARGE], seen).unwrap();
+        assert_eq!(received(&client), Some((LARGE, at)), "{backend} {at}: the answer");
     }
 }

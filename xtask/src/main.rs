@@ -39,7 +39,7 @@ enum Command {
     Check,
     /// Run the tests: all levels in their quick form, or one of them.
     Test(test::Options),
-    /// Watch the NetworkPolicies of a small shop take effect, on a node made of network namespaces.
+    /// Watch the NetworkPolicies of a small shop take effect, on nodes made of network namespaces.
     Demo(demo::Options),
     /// Try the BPF object on Debian's kernels, old and new, in virtual machines.
     Kernels(kernels::Options),

@@ -217,7 +217,7 @@ impl Demo {
 
     fn show_drop(&mut self, lines: &Lines, mark: usize, source: &str, port: u16) -> Result<()> {
         let port = port.to_string();
-        let wanted = |line: &str| line.contains(source) && line.contains(&port) && line.contains("policy-denied");
+        let wanted = |line: &str| line.contains(source) && line.contains(&port) && line.contains("denied");
         match lines.wait_for(mark, self.drop_limit(), wanted) {
             Some(line) => self.report.agent_line(&line),
             None => self.report.check("the agent reported the drop", false),
