@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -54,8 +54,12 @@ spec: {podSelector: {matchLabels: {app: sealed}}, policyTypes: [Ingress], ingres
 ";
 
 /// Connection tracking as kube-proxy's rules bring it: bridged fragments are then put together on their way.
-const CONNTRACK: &str =
-    "table inet tracking { chain forward { type filter hook forward priority 0; ct state invalid counter; } }";
+const CONNTRACK: &str = "table inet tracking {
+  chain forward {
+    type filter hook forward priority 0;
+    ct state invalid counter
+  }
+}";
 
 /// What a node has beside Flannel's bridge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -192,16 +196,9 @@ impl Arena {
     fn legal_arrived(&mut self, attack: &Attack) -> Result<bool> {
         let wanted: usize = attack.legal.iter().map(|frame| marks(frame, Intent::Legal)).sum();
         ensure!(wanted > 0, "no legal frame carries a mark");
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let arrived = self.wire(attack.arrives)?.received()?;
-            if arrived.iter().map(|frame| marks(frame, Intent::Legal)).sum::<usize>() >= wanted {
-                return Ok(true);
-            }
-            if Instant::now() > deadline {
-                return Ok(false);
-            }
-        }
+        self.wire(attack.arrives)?.wait_until(PATIENCE, |frames| {
+            frames.iter().map(|frame| marks(frame, Intent::Legal)).sum::<usize>() >= wanted
+        })
     }
 
     /// Where frames of the attack came out.
@@ -276,7 +273,8 @@ status: {{phase: Running, podIP: '{first}', podIPs: [{}]}}\n",
 }
 
 /// How often a frame carries the mark.
-fn marks(frame: &[u8], intent: Intent) -> usize {
+#[must_use]
+pub fn marks(frame: &[u8], intent: Intent) -> usize {
     frame.windows(8).filter(|window| window == intent.mark()).count()
 }
 

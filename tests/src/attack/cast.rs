@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::Intent;
+use crate::frame::checksum;
 use crate::frame::datagram::{Datagram, Transport};
 use crate::node::{GATEWAYS, NODE, NODE_ADDRESSES, OUTSIDE, OUTSIDE_ADDRESSES};
 
@@ -160,4 +161,22 @@ pub fn unspecified(ipv6: bool) -> IpAddr {
 #[expect(clippy::expect_used, reason = "attacks are tables; one that is no packet must stop the test")]
 pub fn framed(packet: &Datagram, source: [u8; 6], destination: [u8; 6]) -> Vec<u8> {
     packet.frame(source, destination).expect("an attack is a packet")
+}
+
+/// An echo request of the family, with a checksum that a receiver takes.
+#[must_use]
+pub fn echo_request(from: IpAddr, to: IpAddr, payload: &[u8]) -> Datagram {
+    let message =
+        |sum: [u8; 2]| [&[if from.is_ipv6() { 128 } else { 8 }, 0][..], &sum, &[0, 7, 0, 1], payload].concat();
+    let unsummed = message([0, 0]);
+    let pseudo = match (from, to) {
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            let length = u32::try_from(unsummed.len()).unwrap_or_default().to_be_bytes();
+            [&from.octets()[..], &to.octets(), &length, &[0, 0, 0, 58]].concat()
+        }
+        _ => Vec::new(),
+    };
+    let sum = checksum(&[pseudo, unsummed].concat()).to_be_bytes();
+    let protocol = if from.is_ipv6() { 58 } else { 1 };
+    Datagram::new(from, to, Transport::Raw { protocol, bytes: message(sum) })
 }

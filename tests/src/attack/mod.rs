@@ -1,13 +1,14 @@
 //! Frames that a hostile pod sends, each beside a legal one of the same form.
 //!
 //! - `arena`: a node whose pods are ready for it, the real agent, raw ends of every link.
-//! - `wire`, `ring`: AF_PACKET.
+//! - `wire`, `ring`: AF_PACKET. `beyond`: a host behind a router, for what legal traffic needs.
 //! - `cast`: who is there, and their packets; the other modules are attacks by subject.
 //!
 //! An [`Attack`] is proved by four things: its frames were sent whole; legal frames of the same form arrived, so that the
 //! test can see arrivals; none of the attack's did, anywhere; and the counter of the right reason moved by as many packets.
 
 pub mod arena;
+pub mod beyond;
 pub mod cast;
 pub mod fragments;
 pub mod headers;

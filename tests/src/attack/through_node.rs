@@ -32,7 +32,8 @@ fn directly(cast: &Cast, ipv6: bool) -> Vec<Attack> {
                 let datagram = cast.datagram((from, to), ipv6, SHUT, intent).hops(hops);
                 [syn, datagram].iter().map(|packet| framed(packet, cast.mac(from), mac)).collect()
             });
-            let attack = attack.legal_from(MALLORY);
+            // The node that forwards does get it.
+            let attack = attack.legal_from(MALLORY).aims_at(SEALED);
             attacks.push(if from == JAILED {
                 attack.refused_at_sender("policy-denied")
             } else {

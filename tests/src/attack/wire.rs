@@ -5,22 +5,21 @@
 //! header outside the linear part of the kernel's buffer. Must not know what a frame means.
 
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::errno::Errno;
+use nix::ifaddrs::getifaddrs;
 use nix::net::if_::if_nametoindex;
-use nix::sys::socket::sockopt::{RcvBuf, ReceiveTimeout};
-use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, getsockname, recv, send, setsockopt, socket,
-};
-use nix::sys::time::{TimeVal, TimeValLike as _};
+use nix::sys::socket::sockopt::RcvBuf;
+use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, recv, send, setsockopt, socket};
 
 use super::ring;
 use crate::netns::Namespace;
 
-/// How long one look for frames waits for the first.
-const LOOK: Duration = Duration::from_millis(5);
+/// Between two looks for a frame that is waited for.
+const LOOK: Duration = Duration::from_millis(1);
 /// Longest frame that a link of the harness carries.
 const FRAME: usize = 2048;
 /// Room for what arrives between two looks.
@@ -40,13 +39,10 @@ impl Wire {
     /// # Errors
     /// Without CAP_NET_RAW, or if there is no such interface.
     pub fn open(namespace: &Namespace, interface: &str) -> Result<Self> {
-        let socket = namespace
-            .enter(|| bound_socket(interface))?
+        let (socket, mac) = namespace
+            .enter(|| anyhow::Ok((bound_socket(interface)?, mac_of(interface)?)))?
             .with_context(|| format!("cannot open {interface} of {}", namespace.name()))?;
         setsockopt(&socket, RcvBuf, &RECEIVE_BUFFER)?;
-        setsockopt(&socket, ReceiveTimeout, &TimeVal::milliseconds(i64::try_from(LOOK.as_millis())?))?;
-        let address: LinkAddr = getsockname(socket.as_raw_fd())?;
-        let mac = address.addr().context("an interface has a MAC address")?;
         Ok(Self { socket, mac, received: Vec::new() })
     }
 
@@ -82,7 +78,7 @@ impl Wire {
     pub fn received(&mut self) -> Result<&[Vec<u8>]> {
         let mut buffer = [0; FRAME];
         loop {
-            match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+            match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok(length) => self.received.push(buffer.get(..length).unwrap_or_default().to_vec()),
                 Err(Errno::EAGAIN | Errno::EINTR) => return Ok(&self.received),
                 Err(error) => return Err(error).context("cannot receive frames"),
@@ -95,14 +91,23 @@ impl Wire {
     /// # Errors
     /// If the socket fails.
     pub fn wait_for(&mut self, limit: Duration, wanted: impl Fn(&[u8]) -> bool) -> Result<bool> {
+        self.wait_until(limit, |frames| frames.iter().any(|frame| wanted(frame)))
+    }
+
+    /// Waits until the received frames are all that is wanted. False if they were not in time.
+    ///
+    /// # Errors
+    /// If the socket fails.
+    pub fn wait_until(&mut self, limit: Duration, enough: impl Fn(&[Vec<u8>]) -> bool) -> Result<bool> {
         let deadline = Instant::now() + limit;
         loop {
-            if self.received()?.iter().any(|frame| wanted(frame)) {
+            if enough(self.received()?) {
                 return Ok(true);
             }
             if Instant::now() > deadline {
                 return Ok(false);
             }
+            thread::sleep(LOOK);
         }
     }
 
@@ -115,6 +120,12 @@ impl Wire {
         self.received.clear();
         Ok(())
     }
+}
+
+fn mac_of(interface: &str) -> Result<[u8; 6]> {
+    let mut addresses = getifaddrs()?.filter(|it| it.interface_name == interface).filter_map(|it| it.address);
+    let mac = addresses.find_map(|it| it.as_link_addr().and_then(LinkAddr::addr));
+    mac.context("an interface has a MAC address")
 }
 
 /// A socket that sends on the interface and hears all that it receives.
