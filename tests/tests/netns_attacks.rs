@@ -2,7 +2,11 @@
 //!
 //! Each subject is a table of named attacks on one node: see `netpol_tests::attack` for what proves one.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test stops at the first surprise, and names what it tried"
+)]
 
 use std::net::{SocketAddr, UdpSocket};
 

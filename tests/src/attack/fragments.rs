@@ -43,11 +43,11 @@ pub fn attacks_on_receiver(cast: &Cast) -> Vec<Attack> {
     for (ipv6, id) in FAMILIES.into_iter().zip([5000, 6000]) {
         let unknown =
             Attack::new(&named("a later fragment of nothing, to the victim", ipv6), MALLORY, VICTIM, |intent| {
-                fragmented(cast, (MALLORY, VICTIM), ipv6, (OPEN, id), intent, intent == Intent::Legal)
+                fragmented(cast, (MALLORY, VICTIM, ipv6), (OPEN, id), intent, intent == Intent::Legal)
             });
         attacks.push(unknown.dropped(VICTIM, "ingress", "fragment-without-first", 1));
         let denied = Attack::new(&named("fragments to a shut port, to the victim", ipv6), MALLORY, VICTIM, |intent| {
-            fragmented(cast, (MALLORY, VICTIM), ipv6, (intent.choose(SHUT, OPEN), id + 2), intent, true)
+            fragmented(cast, (MALLORY, VICTIM, ipv6), (intent.choose(SHUT, OPEN), id + 2), intent, true)
         });
         let denied = denied.dropped(VICTIM, "ingress", "policy-denied", 1);
         attacks.push(denied.dropped(VICTIM, "ingress", "fragment-of-denied", 1));
@@ -61,12 +61,12 @@ pub fn attacks_on_receiver_reassembled(cast: &Cast) -> Vec<Attack> {
     let mut attacks = Vec::new();
     for (ipv6, id) in FAMILIES.into_iter().zip([7000, 8000]) {
         let denied = Attack::new(&named("fragments to a shut port, put together", ipv6), MALLORY, VICTIM, |intent| {
-            fragmented(cast, (MALLORY, VICTIM), ipv6, (intent.choose(SHUT, OPEN), id), intent, true)
+            fragmented(cast, (MALLORY, VICTIM, ipv6), (intent.choose(SHUT, OPEN), id), intent, true)
         });
         attacks.push(denied);
         let backwards = Attack::new(&named("the same, last fragment first", ipv6), MALLORY, VICTIM, |intent| {
             let port = intent.choose(SHUT, OPEN);
-            let mut frames = fragmented(cast, (MALLORY, VICTIM), ipv6, (port, id + 2), intent, true);
+            let mut frames = fragmented(cast, (MALLORY, VICTIM, ipv6), (port, id + 2), intent, true);
             frames.reverse();
             frames
         });
@@ -78,20 +78,19 @@ pub fn attacks_on_receiver_reassembled(cast: &Cast) -> Vec<Attack> {
 /// A UDP datagram in two fragments, the second alone if `whole` is false. Evil and legal ones have their own number.
 fn fragmented(
     cast: &Cast,
-    ends: (&str, &str),
-    ipv6: bool,
+    (from, to, ipv6): (&str, &str, bool),
     (port, id): (u16, u32),
     intent: Intent,
     whole: bool,
 ) -> Vec<Vec<u8>> {
     let id = id + intent.choose(0, 1);
     // Eight bytes of header, the mark, and what the later fragment brings.
-    let mut first = cast.packet(ends.0, ends.1, ipv6, udp([40_000, port], &[&intent.mark()[..], &[0; 24]].concat()));
-    first = first_bytes(&first, 16);
+    let payload = [&intent.mark()[..], &[0; 24]].concat();
+    let first = first_bytes(&cast.packet(from, to, ipv6, udp([40_000, port], &payload)), 16);
     let rest = later(&first, intent).fragment(id, 16, false);
     let first = first.fragment(id, 0, true);
     let packets = if whole { vec![first, rest] } else { vec![rest] };
-    packets.iter().map(|packet| cast.frame(ends.0, ends.1, packet)).collect()
+    packets.iter().map(|packet| cast.frame(from, to, packet)).collect()
 }
 
 /// First fragments that do not hold their ports, or not the flags behind them.
@@ -125,6 +124,9 @@ fn overlapping(cast: &Cast, ipv6: bool, id: u32) -> Vec<Attack> {
         });
         attacks.push(attack.dropped(MALLORY, "egress", "fragment-too-small", 1));
     }
+    if ipv6 {
+        attacks.extend(hidden(cast, id + 30));
+    }
     let again = Attack::new(&named("a second first fragment with another port", ipv6), JAILED, VICTIM, |intent| {
         let id = id + 50 + intent.choose(0, 1);
         let ends = (JAILED, VICTIM);
@@ -139,10 +141,32 @@ fn overlapping(cast: &Cast, ipv6: bool, id: u32) -> Vec<Attack> {
     attacks
 }
 
+/// The same where destination options are cut off with the TCP header, so that no later fragment says that it is TCP.
+fn hidden(cast: &Cast, id: u32) -> Vec<Attack> {
+    let first = |id: u32| {
+        let segment = tcp([40_000, OPEN], 2, &[0; 228]).bytes(false);
+        let bytes = [&[6, 0, 1, 4, 0, 0, 0, 0][..], &segment].concat();
+        cast.packet(MALLORY, VICTIM, true, Transport::Raw { protocol: 60, bytes }).fragment(id, 0, true)
+    };
+    [8, 16, 24]
+        .into_iter()
+        .zip((id..).step_by(2))
+        .map(|(offset, id)| {
+            let what = format!("a fragment at {offset} that rewrites the TCP header behind destination options");
+            let attack = Attack::new(&what, MALLORY, VICTIM, |intent| {
+                let id = id + intent.choose(0, 1);
+                let rest = later(&first(id), intent).fragment(id, intent.choose(offset, 256), false);
+                vec![cast.frame(MALLORY, VICTIM, &first(id)), cast.frame(MALLORY, VICTIM, &rest)]
+            });
+            attack.dropped(MALLORY, "egress", "fragment-too-small", 1)
+        })
+        .collect()
+}
+
 /// Later fragments whose first was never seen, or was that of another datagram.
 fn of_nothing(cast: &Cast, ipv6: bool, id: u32) -> Vec<Attack> {
     let unknown = Attack::new(&named("a later fragment of nothing", ipv6), JAILED, VICTIM, |intent| {
-        fragmented(cast, (JAILED, VICTIM), ipv6, (OPEN, id), intent, intent == Intent::Legal)
+        fragmented(cast, (JAILED, VICTIM, ipv6), (OPEN, id), intent, intent == Intent::Legal)
     });
     let elsewhere = Attack::new(&named("a later fragment of what went elsewhere", ipv6), JAILED, VICTIM, |intent| {
         let id = id + 10 + intent.choose(0, 1);
@@ -171,7 +195,7 @@ fn of_nothing(cast: &Cast, ipv6: bool, id: u32) -> Vec<Attack> {
 
 fn of_denied(cast: &Cast, ipv6: bool, id: u32) -> Vec<Attack> {
     let attack = Attack::new(&named("fragments to a shut port", ipv6), JAILED, VICTIM, |intent| {
-        fragmented(cast, (JAILED, VICTIM), ipv6, (intent.choose(SHUT, OPEN), id), intent, true)
+        fragmented(cast, (JAILED, VICTIM, ipv6), (intent.choose(SHUT, OPEN), id), intent, true)
     });
     let attack = attack.dropped(JAILED, "egress", "policy-denied", 1);
     vec![attack.dropped(JAILED, "egress", "fragment-of-denied", 1)]
