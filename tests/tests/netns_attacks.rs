@@ -10,6 +10,7 @@
 
 use std::net::{SocketAddr, UdpSocket};
 
+use netpol_common::abi::Reason;
 use netpol_tests::attack::arena::{Arena, Ground, POLICIES, key, marks};
 use netpol_tests::attack::cast::{FAMILIES, JAILED, MALLORY, OPEN, PODS, SHUT, VICTIM, unspecified};
 use netpol_tests::attack::wire::Wire;
@@ -155,7 +156,9 @@ fn a_mark_of_a_host_network_process_gains_nothing() {
     }
 }
 
-/// Packets that policies denied, whichever pod's.
+/// Packets that were dropped, in whosever name: a mark's pod is asked too.
 fn denied(arena: &Arena) -> u64 {
-    arena.agent().counters().unwrap().iter().filter(|it| it.reason == "policy-denied").map(|it| it.packets).sum()
+    let drops = |reason: &str| Reason::ALL.iter().any(|it| it.is_drop() && !it.is_quiet() && it.name() == reason);
+    let counters = arena.agent().counters().unwrap();
+    counters.iter().filter(|it| drops(&it.reason)).map(|it| it.packets).sum()
 }

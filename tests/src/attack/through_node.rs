@@ -41,16 +41,6 @@ fn directly(cast: &Cast, ipv6: bool) -> Vec<Attack> {
             });
         }
     }
-    let own = Attack::new(
-        &named("to the jailed pod's own address, through the gateway", ipv6),
-        JAILED,
-        BYSTANDER,
-        |intent| {
-            let (from, to) = intent.choose((JAILED, JAILED), (MALLORY, BYSTANDER));
-            vec![framed(&cast.datagram((from, to), ipv6, SHUT, intent), cast.mac(from), GATEWAY_MAC)]
-        },
-    );
-    attacks.push(own.legal_from(MALLORY).refused_at_sender("policy-denied"));
     attacks
 }
 
