@@ -129,6 +129,12 @@ pub const L2_LEN: usize = EthHdr::LEN;
 /// More extension headers than this are a reason to drop: no sender of ours needs them (RFC 8504 §5.3 allows a limit).
 pub const MAX_EXTENSION_HEADERS: usize = 6;
 
+/// Bytes of a TCP header without options.
+const TCP_HEADER: u16 = 20;
+/// Within this many bytes of a fragmented datagram its extension and transport headers must end. What an honest sender cuts
+/// off first is longer: an IPv6 link carries 1280 bytes.
+pub(crate) const MAX_FRAGMENTED_HEADERS: u16 = 256;
+
 /// The Ethernet header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ethernet {
@@ -252,6 +258,17 @@ pub struct Quoted<A> {
 }
 
 impl<A: Address> Header<A> {
+    /// The least offset of a later fragment of this datagram: one before it could rewrite what was judged (RFC 1858, RFC
+    /// 3128). Where extension headers may be cut off with the payload, the transport's lies behind them, but never this far.
+    #[inline(always)]
+    pub(crate) const fn first_later_offset(&self) -> u16 {
+        match self.fragment_protocol {
+            protocol::TCP => TCP_HEADER,
+            number if v6::is_extension(number) && A::ICMP == protocol::ICMPV6 => MAX_FRAGMENTED_HEADERS,
+            _ => 0,
+        }
+    }
+
     /// Forgets the packet before.
     #[inline(always)]
     pub(crate) fn renew(&mut self) -> &mut Self {

@@ -63,8 +63,8 @@ pub fn frame(probe: &Probe, packet: Packet, link: &Link) -> Option<Vec<u8>> {
     Datagram::new(source, destination, transport).frame(link.source, link.destination)
 }
 
-/// The Internet checksum (RFC 1071) of a header whose checksum field is zero.
-fn checksum(header: &[u8]) -> u16 {
+/// The Internet checksum (RFC 1071) of a header or message whose checksum field is zero.
+pub(crate) fn checksum(header: &[u8]) -> u16 {
     let words = header.chunks(2).map(|pair| match pair {
         [high, low] => u32::from(u16::from_be_bytes([*high, *low])),
         rest => rest.first().map_or(0, |high| u32::from(*high) << 8),

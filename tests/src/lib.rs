@@ -13,10 +13,12 @@
 //! - `table`: reachability tables, as written by hand and as measured.
 //! - `guest`: process 1 of a virtual machine that tries the datapath on another kernel.
 //! - `kube_proxy`: what translates addresses on a node; `services`: a case of pods behind services, on two nodes.
+//! - `attack`: frames of a hostile pod, each beside a legal one of the same form, and the node on which they are tried.
 //! - `shop`: a case directory as a node that can be measured; `demo`: the shop, before and after its policies.
 
 pub mod agent;
 pub mod arrivals;
+pub mod attack;
 pub mod churn;
 pub mod cluster;
 pub mod connection;

@@ -47,8 +47,7 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
     where
         T: Shared,
     {
-        // RFC 1858, RFC 3128: a fragment that starts inside the TCP header could rewrite what was judged.
-        if header.protocol == protocol::TCP && offset < 20 {
+        if offset < header.first_later_offset() {
             return Verdict(Reason::FragmentTooSmall);
         }
         let otherwise = if self.is_unpoliced() { Reason::NotIsolated } else { Reason::FragmentWithoutFirst };

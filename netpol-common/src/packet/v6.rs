@@ -2,8 +2,8 @@
 
 use super::v4::low_u16;
 use super::{
-    Address, Header, Icmp, L2_LEN, MAX_EXTENSION_HEADERS, PacketBytes, Quoted, datagram_len, high_half, low_byte,
-    low_half, parse_transport, part, protocol, settle,
+    Address, Header, Icmp, L2_LEN, MAX_EXTENSION_HEADERS, MAX_FRAGMENTED_HEADERS, PacketBytes, Quoted, TCP_HEADER,
+    datagram_len, high_half, low_byte, low_half, parse_transport, part, protocol, settle,
 };
 use crate::abi::{Endpoint, EndpointFlags, Mac, Reason, V6};
 
@@ -31,6 +31,9 @@ impl Address for V6 {
         }
         if is_extension(header.protocol) {
             skip_extensions(packet, header)?;
+            if hides_transport(header) {
+                return Err(Reason::UnknownExtensionHeader);
+            }
         }
         // What lies behind the datagram is Ethernet padding: ports found there would be the sender's invention.
         if !matches!(header.part, super::Part::Later(_))
@@ -126,7 +129,7 @@ const fn transport_len(number: u8) -> usize {
 }
 
 #[inline(always)]
-const fn is_extension(number: u8) -> bool {
+pub(super) const fn is_extension(number: u8) -> bool {
     matches!(
         number,
         protocol::HOP_BY_HOP
@@ -140,6 +143,14 @@ const fn is_extension(number: u8) -> bool {
             | 253
             | 254
     )
+}
+
+/// True for a first fragment whose transport header lies so far in that a later fragment might pass and rewrite it: see
+/// [`Header::first_later_offset`].
+#[inline(always)]
+const fn hides_transport(header: &Header<V6>) -> bool {
+    const FARTHEST: u16 = low_u16(L2_LEN + 40 + 8) + MAX_FRAGMENTED_HEADERS - TCP_HEADER;
+    matches!(header.part, super::Part::First) && is_extension(header.fragment_protocol) && header.l4 > FARTHEST
 }
 
 /// Follows the chain of extension headers (RFC 8200 §4) to the transport protocol, or to a later fragment's payload.

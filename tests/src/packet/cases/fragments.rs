@@ -21,6 +21,7 @@ pub(super) const CASES: &[Case] = &[
     case!(fragments_of_a_spoofed_source_are_dropped),
     case!(a_fragment_that_is_the_whole_datagram_is_judged_as_such),
     case!(destination_options_may_follow_the_fragment_header, only(&Family::ONLY_V6)),
+    case!(a_fragment_where_destination_options_hide_the_tcp_header_is_dropped, only(&Family::ONLY_V6)),
     case!(the_revision_may_move_between_fragments),
 ];
 
@@ -174,7 +175,37 @@ fn destination_options_may_follow_the_fragment_header(play: &mut Play<'_>) -> Re
         let bytes = [&[17, 0, 1, 4, 0, 0, 0, 0][..], &udp.transport.bytes(false)].concat();
         let options = Datagram { transport: Transport::Raw { protocol: 60, bytes }, ..udp };
         play.gets(&options.clone().fragment(id, 0, true), reason)?;
-        play.gets(&later(&options, id, 24), rest)?;
+        play.gets(&later(&options, id, 1224), rest)?;
+    }
+    Ok(())
+}
+
+/// As in a fragment inside the TCP header, when that lies behind headers which are cut off with it.
+fn a_fragment_where_destination_options_hide_the_tcp_header_is_dropped(play: &mut Play<'_>) -> Result<()> {
+    let syn = play.talk(play.cast.client, 6, WEB, 40_000).back(SYN);
+    let behind = |length: u8| {
+        let mut bytes = vec![6, length];
+        bytes.extend(vec![0; 6 + 8 * usize::from(length)]);
+        bytes.extend(syn.transport.bytes(false));
+        Datagram { transport: Transport::Raw { protocol: 60, bytes }, ..syn.clone() }
+    };
+    for isolation in [Isolation::Free, Isolation::Both] {
+        play.isolate(isolation);
+        // Eight bytes of options, then 236, at most.
+        for (id, length) in [(1, 0), (2, 28)] {
+            play.gets(
+                &behind(length).fragment(id, 0, true),
+                match (isolation, id) {
+                    (Isolation::Free, 1) => Reason::NotIsolated,
+                    _ => Reason::Established,
+                },
+            )?;
+            for offset in [8, 24, 248] {
+                play.gets(&later(&behind(length), id, offset), Reason::FragmentTooSmall)?;
+            }
+            play.gets(&later(&behind(length), id, 256), Reason::FragmentOfAllowed)?;
+        }
+        play.gets(&behind(29).fragment(3, 0, true), Reason::UnknownExtensionHeader)?;
     }
     Ok(())
 }

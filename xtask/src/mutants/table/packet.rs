@@ -6,6 +6,7 @@ use super::{Mutant, Suite};
 const DECIDE: &str = "netpol-common/src/classify/decide.rs";
 const FROM_POD: &str = "netpol-common/src/classify/from_pod.rs";
 const TO_POD: &str = "netpol-common/src/classify/to_pod.rs";
+const PACKET: &str = "netpol-common/src/packet.rs";
 const V4: &str = "netpol-common/src/packet/v4.rs";
 const V6: &str = "netpol-common/src/packet/v6.rs";
 
@@ -132,11 +133,29 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "fragment-inside-the-tcp-header-passes",
         file: DECIDE,
-        original: "header.protocol == protocol::TCP && offset < 20",
-        fault: "header.protocol == protocol::TCP && offset < 8",
+        original: "offset < header.first_later_offset()",
+        fault: "false && offset < header.first_later_offset()",
         suite: Suite::Decision,
         test: "a_fragment_inside_the_tcp_header_is_dropped",
         why: "a second fragment rewrites the flags that were judged (RFC 3128)",
+    },
+    Mutant {
+        name: "fragment-inside-a-hidden-tcp-header-passes",
+        file: PACKET,
+        original: "A::ICMP == protocol::ICMPV6 => MAX_FRAGMENTED_HEADERS",
+        fault: "A::ICMP == protocol::ICMPV6 => 0",
+        suite: Suite::Decision,
+        test: "a_fragment_where_destination_options_hide_the_tcp_header_is_dropped",
+        why: "behind destination options no later fragment says that it is TCP",
+    },
+    Mutant {
+        name: "tcp-header-far-inside-a-first-fragment",
+        file: V6,
+        original: "if hides_transport(header) {",
+        fault: "if false && hides_transport(header) {",
+        suite: Suite::Decision,
+        test: "a_fragment_where_destination_options_hide_the_tcp_header_is_dropped",
+        why: "a TCP header far behind options lies where later fragments may",
     },
     Mutant {
         name: "fragments-of-one-pod-are-anothers",
