@@ -137,16 +137,28 @@ pub const fn resumed_state(word: FlowWord) -> FlowState {
     }
 }
 
-/// True if an entry may leave its table for a new one of the same pod: it is over, or it is no connection and has been quiet
-/// for a second (`hz` jiffies). A revoked one is what keeps both directions closed.
+/// How much an answered flow is worth to its pod when one of them must leave its table for a new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Worth {
+    /// It is over, or no connection and quiet for a second.
+    Nothing,
+    /// An exchange of datagrams that still goes on: it opens again by itself.
+    Little,
+    /// A connection; or a revoked flow, whose entry is what keeps both directions closed.
+    Much,
+}
+
+/// The worth of a flow at `now`; a second has `hz` jiffies.
 #[must_use]
 #[inline(always)]
-pub const fn is_dispensable(flow: &Flow, protocol: u8, now: u32, hz: u32) -> bool {
+pub const fn worth(flow: &Flow, protocol: u8, now: u32, hz: u32) -> Worth {
     let idle = now.wrapping_sub(flow.last_seen);
     match flow.word.state() {
-        FlowState::Revoked => false,
-        FlowState::Closing => true,
-        FlowState::Opening | FlowState::Established => protocol != protocol::TCP && idle > hz,
+        FlowState::Revoked => Worth::Much,
+        FlowState::Closing => Worth::Nothing,
+        FlowState::Opening | FlowState::Established if protocol == protocol::TCP => Worth::Much,
+        FlowState::Opening | FlowState::Established if idle > hz => Worth::Nothing,
+        FlowState::Opening | FlowState::Established => Worth::Little,
     }
 }
 

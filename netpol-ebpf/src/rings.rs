@@ -10,13 +10,13 @@
 
 use aya_ebpf::maps::{Array, HashMap};
 use netpol_common::abi::{Backend, BackendKey, Flow, FlowKey, RingHeads, V4, V6};
-use netpol_common::flow::{self, Setting};
+use netpol_common::flow::{self, Setting, Worth};
 
 use crate::maps;
 use crate::tables::{now, setting};
 
-/// Places that are looked at before an entry that is worth keeping has to go.
-const PLACES: u32 = 8;
+/// Places that are looked at before an entry that is worth something has to go.
+const PLACES: u32 = 4;
 
 /// A table with a ring of its keys.
 pub(crate) trait RingTable {
@@ -32,12 +32,14 @@ pub(crate) trait RingTable {
     fn ring() -> &'static Array<Self::Key>;
     /// The table's part of the heads.
     fn head(heads: *mut RingHeads) -> *mut u32;
-    /// What becomes of an entry whose key is at a place: none if it is at another place in truth, else whether it may go.
-    fn may_go(key: &Self::Key, value: &Self::Value, place: u32) -> Option<bool>;
+    /// What a new entry is worth, held against those that are there.
+    fn worth_of_new(key: &Self::Key, value: &Self::Value) -> Worth;
+    /// What the entry whose key is at a place is worth; nothing if it is at another place in truth, and stays.
+    fn worth(key: &Self::Key, value: &Self::Value, place: u32) -> Option<Worth>;
 }
 
 macro_rules! flow_ring {
-    ($name:ident, $family:ty, $table:ident, $ring:ident, $head:ident, $setting:ident, $may_go:expr) => {
+    ($name:ident, $family:ty, $table:ident, $ring:ident, $head:ident, $setting:ident, $worth:expr) => {
         pub(crate) struct $name;
         impl RingTable for $name {
             type Key = FlowKey<$family>;
@@ -57,30 +59,34 @@ macro_rules! flow_ring {
                 unsafe { &raw mut (*heads).$head }
             }
             #[inline(always)]
-            fn may_go(key: &Self::Key, flow: &Flow, place: u32) -> Option<bool> {
+            fn worth_of_new(key: &Self::Key, flow: &Flow) -> Worth {
+                $worth(flow, key.protocol)
+            }
+            #[inline(always)]
+            fn worth(key: &Self::Key, flow: &Flow, place: u32) -> Option<Worth> {
                 let at_home = flow.place == low_half(place);
-                at_home.then(|| $may_go(flow, key.protocol))
+                at_home.then(|| $worth(flow, key.protocol))
             }
         }
     };
 }
 
-/// What is answered stays while it is worth something.
+/// What is answered goes by its worth.
 #[inline(always)]
-fn if_dispensable(flow: &Flow, protocol: u8) -> bool {
-    flow::is_dispensable(flow, protocol, now(), setting(Setting::Hz))
+fn by_worth(flow: &Flow, protocol: u8) -> Worth {
+    flow::worth(flow, protocol, now(), setting(Setting::Hz))
 }
 
 /// What is not answered goes in the order in which it came.
 #[inline(always)]
-const fn always(_: &Flow, _: u8) -> bool {
-    true
+const fn in_order(_: &Flow, _: u8) -> Worth {
+    Worth::Nothing
 }
 
-flow_ring!(FlowsV4, V4, FLOWS_V4, FLOWS_V4_RING, flows_v4, FlowsPerPod, if_dispensable);
-flow_ring!(FlowsV6, V6, FLOWS_V6, FLOWS_V6_RING, flows_v6, FlowsPerPod, if_dispensable);
-flow_ring!(UnansweredV4, V4, UNANSWERED_V4, UNANSWERED_V4_RING, unanswered_v4, UnansweredPerPod, always);
-flow_ring!(UnansweredV6, V6, UNANSWERED_V6, UNANSWERED_V6_RING, unanswered_v6, UnansweredPerPod, always);
+flow_ring!(FlowsV4, V4, FLOWS_V4, FLOWS_V4_RING, flows_v4, FlowsPerPod, by_worth);
+flow_ring!(FlowsV6, V6, FLOWS_V6, FLOWS_V6_RING, flows_v6, FlowsPerPod, by_worth);
+flow_ring!(UnansweredV4, V4, UNANSWERED_V4, UNANSWERED_V4_RING, unanswered_v4, UnansweredPerPod, in_order);
+flow_ring!(UnansweredV6, V6, UNANSWERED_V6, UNANSWERED_V6_RING, unanswered_v6, UnansweredPerPod, in_order);
 
 pub(crate) struct Backends;
 
@@ -102,8 +108,12 @@ impl RingTable for Backends {
         unsafe { &raw mut (*heads).backends }
     }
     #[inline(always)]
-    fn may_go(_: &BackendKey, _: &Backend, _: u32) -> Option<bool> {
-        Some(true)
+    fn worth_of_new(_: &BackendKey, _: &Backend) -> Worth {
+        Worth::Nothing
+    }
+    #[inline(always)]
+    fn worth(_: &BackendKey, _: &Backend, _: u32) -> Option<Worth> {
+        Some(Worth::Nothing)
     }
 }
 
@@ -113,13 +123,14 @@ pub(crate) struct Place<K> {
     pub(crate) cell: *mut K,
     /// The place's number; low half for [`Flow::place`].
     pub(crate) number: u32,
-    /// An entry that was worth keeping had to go.
+    /// An entry that was worth something had to go.
     pub(crate) evicted: bool,
 }
 
-/// Makes room for one more entry of a slot. None if the tables have no such slot.
+/// Makes room for one more entry of a slot, worth so much. None if the tables have no such slot, or whatever would have to
+/// go is worth more.
 #[inline(always)]
-pub(crate) fn make_room<R: RingTable>(slot: u16) -> Option<Place<R::Key>> {
+pub(crate) fn make_room<R: RingTable>(slot: u16, newcomer: Worth) -> Option<Place<R::Key>> {
     let length = setting(R::PER_SLOT);
     let heads = maps::RING_HEADS.get_ptr_mut(u32::from(slot))?;
     let head = R::head(heads);
@@ -128,42 +139,55 @@ pub(crate) fn make_room<R: RingTable>(slot: u16) -> Option<Place<R::Key>> {
     }
     // SAFETY: an aligned u32 in map memory, read and written in one access each.
     let first = unsafe { core::ptr::read_volatile(head) };
-    let mut first_valued = None;
+    let mut cheapest: Option<(u32, Worth)> = None;
     for step in 0..PLACES {
-        let number = u32::from(slot) * length + first.wrapping_add(step) % length;
+        let number = place(slot, first.wrapping_add(step), length);
         let cell = R::ring().get_ptr_mut(number)?;
         // SAFETY: map memory; a key that another CPU is writing may be torn, and is then in no table.
         let key = unsafe { &*cell };
-        let taken = match R::table().get_ptr(key) {
-            None => true,
+        let worth = match R::table().get_ptr(key) {
+            None => None,
             // SAFETY: map memory that stays valid until the program ends.
-            Some(value) => match R::may_go(key, unsafe { &*value }, number) {
-                None => true,
-                Some(true) => {
-                    _ = R::table().remove(key);
-                    true
-                }
-                Some(false) => {
-                    if first_valued.is_none() {
-                        first_valued = Some((cell, number));
-                    }
-                    false
-                }
-            },
+            Some(value) => R::worth(key, unsafe { &*value }, number),
         };
-        if taken {
-            // SAFETY: as above.
-            unsafe { core::ptr::write_volatile(head, first.wrapping_add(step + 1)) };
-            return Some(Place { cell, number, evicted: false });
+        match worth {
+            None => return Some(take(head, first.wrapping_add(step + 1), Place { cell, number, evicted: false })),
+            Some(Worth::Nothing) => {
+                _ = R::table().remove(key);
+                return Some(take(head, first.wrapping_add(step + 1), Place { cell, number, evicted: false }));
+            }
+            Some(worth) if cheapest.is_none_or(|(_, other)| (worth as u8) < other as u8) => {
+                cheapest = Some((step, worth));
+            }
+            Some(_) => {}
         }
     }
-    let (cell, number) = first_valued?;
-    // SAFETY: as above.
-    unsafe {
-        core::ptr::write_volatile(head, first.wrapping_add(1));
-        _ = R::table().remove(&*cell);
+    let (step, worth) = cheapest?;
+    if worth as u8 > newcomer as u8 {
+        // SAFETY: as above. The next one looks at other places.
+        unsafe { core::ptr::write_volatile(head, first.wrapping_add(PLACES)) };
+        return None;
     }
-    Some(Place { cell, number, evicted: true })
+    let number = place(slot, first.wrapping_add(step), length);
+    let cell = R::ring().get_ptr_mut(number)?;
+    // SAFETY: as above.
+    _ = R::table().remove(unsafe { &*cell });
+    Some(take(head, first.wrapping_add(step + 1), Place { cell, number, evicted: true }))
+}
+
+/// Number of a place in a slot's stretch, which is `length` places long.
+#[inline(always)]
+const fn place(slot: u16, at: u32, length: u32) -> u32 {
+    // The BPF target's own rule for a divisor of zero would do; the compiler wants to hear it.
+    slot as u32 * length + if length == 0 { 0 } else { at % length }
+}
+
+/// Moves the head beyond a place that is taken.
+#[inline(always)]
+fn take<K>(head: *mut u32, next: u32, place: Place<K>) -> Place<K> {
+    // SAFETY: an aligned u32 in map memory.
+    unsafe { core::ptr::write_volatile(head, next) };
+    place
 }
 
 /// The low half of a place's number.

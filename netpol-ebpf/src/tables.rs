@@ -3,15 +3,15 @@
 #![expect(unsafe_code, reason = "one of the two adapters: map values are shared memory behind raw pointers")]
 
 use aya_ebpf::helpers::generated::bpf_jiffies64;
-use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::HashMap;
+use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use netpol_common::abi::{
     AllowKey, AllowValue, Backend, BackendKey, CounterIndex, Direction, Endpoint, Flow, FlowKey, FlowWord,
     FragmentCell, IDENTITY_NONE, Mac, Mark, POLICY_DENY, PORT_SET_BYTES, PolicyWord, Reason, SLOT_NONE, Sender, V4, V6,
     capacity,
 };
 use netpol_common::classify::{Found, Frame, Report, Shared, Subject, Tables};
-use netpol_common::flow::Setting;
+use netpol_common::flow::{Setting, Worth};
 use netpol_common::packet::{Address, Workspace, protocol};
 
 use crate::packet::SkBuff;
@@ -347,7 +347,8 @@ impl<A: FamilyMaps> Tables<A> for MapTables<'_> {
 /// Adds a flow in a place of its pod's. False if there was no room in the table.
 #[inline(never)]
 fn add_flow<R: RingTable<Value = Flow>>(skb: &SkBuff<'_>, key: &R::Key, slot: u16, flow: &Flow) -> bool {
-    let Some(place) = rings::make_room::<R>(slot) else {
+    let newcomer = R::worth_of_new(key, flow);
+    let Some(place) = rings::make_room::<R>(slot, newcomer) else {
         return false;
     };
     let flow = Flow { place: rings::low_half(place.number), ..*flow };
@@ -370,7 +371,7 @@ fn add_backend(key: &BackendKey, backend: &Backend) {
         _ = maps::BACKENDS.insert(key, backend, 0);
         return;
     }
-    if let Some(place) = rings::make_room::<rings::Backends>(key.slot)
+    if let Some(place) = rings::make_room::<rings::Backends>(key.slot, Worth::Much)
         && maps::BACKENDS.insert(key, backend, 0).is_ok()
     {
         // SAFETY: as in `add_flow`.
