@@ -1,0 +1,112 @@
+//! Devices through which packets leave the node: each gets its hook as it comes, which clears netpol's bits of the mark;
+//! where it cannot, what pods send to services is dropped.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use std::io;
+use std::net::UdpSocket;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use netpol_tests::agent::{Agent, Options};
+use netpol_tests::level::has_agent;
+use netpol_tests::manifests::PodAddresses;
+use netpol_tests::node::{NODE, Node};
+use nix::sys::socket::{setsockopt, sockopt};
+use serde_json::Value;
+
+const POD: &str = "default/client";
+const LIMIT: Duration = Duration::from_secs(10);
+/// Netpol's bits: a pod's packet that was judged, and one that is to be.
+const MARKED: [u32; 2] = [0xff00_0000, 0x0500_0000];
+/// Another's bit (kube-proxy's), which is to stay.
+const FOREIGN: u32 = 0x4000;
+
+fn node() -> Node {
+    let mut node = Node::start(&[]).unwrap();
+    node.add_pod(&PodAddresses::new(POD, &["10.244.1.11".parse().unwrap()])).unwrap();
+    node
+}
+
+/// Runs a program in the node's namespace and returns what it printed.
+fn run(node: &Node, line: &str) -> String {
+    let name = node.namespace(NODE).unwrap().name();
+    let output = Command::new("ip").args(["netns", "exec", name]).args(line.split_whitespace()).output().unwrap();
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn send(node: &Node, to: &str, mark: u32) -> io::Result<usize> {
+    let send = || {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        setsockopt(&socket, sockopt::Mark, &mark)?;
+        socket.send_to(b"?", to)
+    };
+    node.namespace(NODE).unwrap().enter(send).unwrap()
+}
+
+fn until(agent: &Agent, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let status = agent.status().unwrap();
+        if wanted(&status) {
+            return status;
+        }
+        assert!(Instant::now() < deadline, "{what}: {status:#}");
+        sleep(Duration::from_millis(10));
+    }
+}
+
+/// `attached` or `failed`; nothing for a device that is no uplink.
+fn state<'a>(status: &'a Value, device: &str) -> Option<&'a str> {
+    let uplinks = status["uplinks"].as_array().unwrap();
+    uplinks.iter().find(|uplink| uplink["name"] == device).map(|uplink| uplink["state"].as_str().unwrap())
+}
+
+/// What a named counter of nftables has seen.
+fn packets(node: &Node, counter: &str) -> u64 {
+    let shown = run(node, &format!("nft list counter inet test {counter}"));
+    shown.split_whitespace().skip_while(|word| *word != "packets").nth(1).unwrap().parse().unwrap()
+}
+
+/// A vxlan device and a veth pair whose ends are both here, with neighbours that need no asking.
+fn add_devices(node: &Node) {
+    run(node, "ip link add flannel.1 type vxlan id 1 local 192.0.2.10 remote 192.0.2.100 dstport 8472 dev eth0");
+    run(node, "ip link add loop0 type veth peer name loop1");
+    for (device, subnet) in [("flannel.1", 2), ("loop0", 3)] {
+        run(node, &format!("ip addr add 10.244.{subnet}.1/24 dev {device}"));
+        run(node, &format!("ip link set {device} up"));
+        run(node, &format!("ip neigh add 10.244.{subnet}.2 lladdr 02:00:00:00:00:02 dev {device}"));
+    }
+    run(node, "ip link set loop1 up");
+}
+
+#[test]
+fn devices_that_come_later_clear_the_mark_and_keep_the_bits_of_others() {
+    if !has_agent() {
+        return;
+    }
+    let node = node();
+    let agent = Agent::start(&node, &Options::default()).unwrap();
+    let status = agent.status().unwrap();
+    assert_eq!(state(&status, "eth0"), Some("attached"), "{status:#}");
+    assert_eq!([state(&status, "lo"), state(&status, "cni0")], [None; 2], "{status:#}");
+    assert_eq!(state(&status, node.pod(POD).unwrap().interface()), None, "{status:#}");
+    add_devices(&node);
+    until(&agent, "all attached", |status| {
+        ["flannel.1", "loop0", "loop1"].iter().all(|device| state(status, device) == Some("attached"))
+    });
+    run(&node, "nft add table inet test");
+    for counter in ["outer_marked", "outer", "looped_marked", "looped"] {
+        run(&node, &format!("nft add counter inet test {counter}"));
+    }
+    run(&node, "nft add chain inet test post { type filter hook postrouting priority 150 ; }");
+    run(&node, "nft add chain netdev test { }").clear();
+    for (device, marks) in [("10.244.2.2:9", MARKED), ("10.244.3.2:9", MARKED)] {
+        for mark in marks {
+            send(&node, device, mark | FOREIGN).unwrap();
+        }
+    }
+    assert_eq!(packets(&node, "outer"), 2);
+}
