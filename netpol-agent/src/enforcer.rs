@@ -149,6 +149,8 @@ impl Enforcer {
         self.follow(view);
         self.run_steps();
         self.write_endpoints();
+        // What could not be attached before may be now.
+        self.let_out(self.hooked(view));
         self.write_roles(view);
     }
 

@@ -98,15 +98,69 @@ fn devices_that_come_later_clear_the_mark_and_keep_the_bits_of_others() {
         ["flannel.1", "loop0", "loop1"].iter().all(|device| state(status, device) == Some("attached"))
     });
     run(&node, "nft add table inet test");
-    for counter in ["outer_marked", "outer", "looped_marked", "looped"] {
+    for counter in ["outer", "outer_marked", "looped", "looped_marked"] {
         run(&node, &format!("nft add counter inet test {counter}"));
     }
-    run(&node, "nft add chain inet test post { type filter hook postrouting priority 150 ; }");
-    run(&node, "nft add chain netdev test { }").clear();
-    for (device, marks) in [("10.244.2.2:9", MARKED), ("10.244.3.2:9", MARKED)] {
-        for mark in marks {
-            send(&node, device, mark | FOREIGN).unwrap();
+    run(&node, "nft add chain inet test leaves { type filter hook postrouting priority 300 ; }");
+    run(&node, "nft add chain inet test comes { type filter hook ingress device loop1 priority 0 ; }");
+    for (chain, counter) in [("leaves udp dport 8472", "outer"), ("comes ip daddr 10.244.3.2", "looped")] {
+        run(&node, &format!("nft add rule inet test {chain} meta mark & 0x00ffffff == 0x4000 counter name {counter}"));
+        run(
+            &node,
+            &format!("nft add rule inet test {chain} meta mark & 0xff000000 != 0 counter name {counter}_marked"),
+        );
+    }
+    for mark in MARKED {
+        for to in ["10.244.2.2:9", "10.244.3.2:9"] {
+            send(&node, to, mark | FOREIGN).unwrap();
         }
     }
-    assert_eq!(packets(&node, "outer"), 2);
+    let seen = ["outer", "outer_marked", "looped", "looped_marked"].map(|counter| packets(&node, counter));
+    assert_eq!(seen, [2, 0, 2, 0]);
+    run(&node, "ip link del flannel.1");
+    run(&node, "ip link set loop0 master cni0");
+    let status = until(&agent, "flannel.1 gone", |status| state(status, "flannel.1").is_none());
+    assert_eq!(state(&status, "loop0"), Some("attached"), "a port of a bridge is as good as any");
+    assert_eq!(status["backstop"]["dropped"]["packets"], 0, "{status:#}");
+    assert_eq!(status["problems"], Value::Array(Vec::new()), "{status:#}");
+}
+
+#[test]
+fn a_device_that_cannot_have_the_hook_lets_nothing_deferred_out_until_it_can() {
+    if !has_agent() {
+        return;
+    }
+    let node = node();
+    add_devices(&node);
+    // In the way of the qdisc that the hook's filter would be put on.
+    run(&node, "tc qdisc add dev loop0 ingress");
+    let options = Options { arguments: ["--attach", "clsact"].map(str::to_owned).to_vec(), ..Options::default() };
+    let agent = Agent::start(&node, &options).unwrap();
+    let status = agent.status().unwrap();
+    assert_eq!(
+        (state(&status, "loop0"), state(&status, "flannel.1")),
+        (Some("failed"), Some("attached")),
+        "{status:#}"
+    );
+    let problem = &status["problems"][0];
+    assert_eq!(problem["object"], "device loop0", "{status:#}");
+    assert!(problem["effect"].as_str().unwrap().contains("dropped"), "{status:#}");
+    let [judged, deferred] = MARKED;
+    send(&node, "10.244.3.2:9", deferred).unwrap_err();
+    send(&node, "10.244.3.2:9", judged).unwrap();
+    send(&node, "10.244.3.2:9", 0).unwrap();
+    send(&node, "10.244.2.2:9", deferred).unwrap();
+    assert_eq!(agent.status().unwrap()["backstop"]["dropped"]["packets"], 1);
+    // Stopping the agent opens nothing.
+    agent.stop().unwrap();
+    send(&node, "10.244.3.2:9", deferred).unwrap_err();
+    let agent = Agent::start(&node, &options).unwrap();
+    send(&node, "10.244.3.2:9", deferred).unwrap_err();
+    run(&node, "tc qdisc del dev loop0 ingress");
+    let status = until(&agent, "loop0 attached", |status| state(status, "loop0") == Some("attached"));
+    assert_eq!(status["problems"], Value::Array(Vec::new()), "{status:#}");
+    send(&node, "10.244.3.2:9", deferred).unwrap();
+    assert_eq!(status["backstop"]["dropped"]["packets"], 3, "{status:#}");
+    run(&node, "nft flush ruleset");
+    until(&agent, "the table is made again", |status| status["backstop"]["state"] == "in-force");
 }
