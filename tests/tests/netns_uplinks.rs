@@ -3,16 +3,19 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+use std::fs;
 use std::io;
 use std::net::UdpSocket;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use netpol_tests::agent::{Agent, Options};
+use netpol_tests::agent::{Agent, Options, binary};
 use netpol_tests::level::has_agent;
 use netpol_tests::manifests::PodAddresses;
-use netpol_tests::node::{NODE, Node};
+use netpol_tests::node::{NODE, Node, OUTSIDE};
+use netpol_tests::probe::{Outcome, PATIENCE, Probe, SILENCE};
+use netpol_tests::servers::Transport;
 use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::Value;
 
@@ -110,19 +113,29 @@ fn devices_that_come_later_clear_the_mark_and_keep_the_bits_of_others() {
             &format!("nft add rule inet test {chain} meta mark & 0xff000000 != 0 counter name {counter}_marked"),
         );
     }
-    for mark in MARKED {
-        for to in ["10.244.2.2:9", "10.244.3.2:9"] {
-            send(&node, to, mark | FOREIGN).unwrap();
+    let send_all = || {
+        for mark in MARKED {
+            for to in ["10.244.2.2:9", "10.244.3.2:9"] {
+                send(&node, to, mark | FOREIGN).unwrap();
+            }
         }
-    }
-    let seen = ["outer", "outer_marked", "looped", "looped_marked"].map(|counter| packets(&node, counter));
-    assert_eq!(seen, [2, 0, 2, 0]);
+        ["outer", "outer_marked", "looped", "looped_marked"].map(|counter| packets(&node, counter))
+    };
+    assert_eq!(send_all(), [2, 0, 2, 0]);
+    let status = agent.status().unwrap();
+    assert_eq!(status["backstop"]["dropped"]["packets"], 0, "{status:#}");
+    assert_eq!(status["problems"], Value::Array(Vec::new()), "{status:#}");
+    agent.stop().unwrap();
+    assert_eq!(send_all(), [4, 0, 4, 0], "what is enforced stays so without the agent");
+    let (binary, bpffs) = (binary().unwrap(), node.run().bpffs());
+    run(&node, &format!("{} cleanup --bpffs {}", binary.display(), bpffs.display()));
+    assert_eq!(send_all(), [6, 2, 6, 2], "nothing of netpol is left to clear a mark");
+    assert!(!run(&node, "nft list tables").contains("netpol"));
+    let agent = Agent::start(&node, &Options::default()).unwrap();
     run(&node, "ip link del flannel.1");
     run(&node, "ip link set loop0 master cni0");
     let status = until(&agent, "flannel.1 gone", |status| state(status, "flannel.1").is_none());
     assert_eq!(state(&status, "loop0"), Some("attached"), "a port of a bridge is as good as any");
-    assert_eq!(status["backstop"]["dropped"]["packets"], 0, "{status:#}");
-    assert_eq!(status["problems"], Value::Array(Vec::new()), "{status:#}");
 }
 
 #[test]
@@ -163,4 +176,61 @@ fn a_device_that_cannot_have_the_hook_lets_nothing_deferred_out_until_it_can() {
     assert_eq!(status["backstop"]["dropped"]["packets"], 3, "{status:#}");
     run(&node, "nft flush ruleset");
     until(&agent, "the table is made again", |status| status["backstop"]["state"] == "in-force");
+}
+
+/// A pod, two services that kube-proxy would translate to ports of a host outside, and a policy that allows one of them.
+const MANIFESTS: &str = r#"
+{apiVersion: v1, kind: Pod, metadata: {name: client, namespace: default}, status: {podIPs: [{ip: 10.244.1.11}]}}
+---
+{apiVersion: v1, kind: Namespace, metadata: {name: default}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: web, namespace: default},
+ spec: {clusterIP: 10.96.0.10, clusterIPs: [10.96.0.10], ports: [{port: 80}, {port: 81}]}}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: web, namespace: default}
+spec:
+  podSelector: {}
+  policyTypes: [Egress]
+  egress: [{to: [{ipBlock: {cidr: 192.0.2.100/32}}], ports: [{port: 8080}]}]
+"#;
+
+#[test]
+fn egress_to_a_service_is_judged_at_the_uplink_on_the_backend() {
+    if !has_agent() {
+        return;
+    }
+    let node = node();
+    node.serve(OUTSIDE, Transport::Tcp, [8080, 8081]).unwrap();
+    fs::write(node.run().manifests().join("all.yaml"), MANIFESTS).unwrap();
+    run(&node, "nft add table ip proxy");
+    run(&node, "nft add chain ip proxy translate { type nat hook prerouting priority dstnat ; }");
+    for (port, backend) in [(80, 8080), (81, 8081)] {
+        let to = format!("ip daddr 10.96.0.10 tcp dport {port} dnat to 192.0.2.100:{backend}");
+        run(&node, &format!("nft add rule ip proxy translate {to}"));
+    }
+    let probe = |port: u16, limit| {
+        let at = format!("10.96.0.10:{port}").parse().unwrap();
+        let probe = Probe { from: POD.to_owned(), to: OUTSIDE.to_owned(), at, transport: Transport::Tcp };
+        node.probe(&probe, limit).unwrap()
+    };
+    assert_eq!([probe(80, PATIENCE), probe(81, PATIENCE)], [Outcome::Answered, Outcome::Answered], "without netpol");
+    let agent = Agent::start(&node, &Options::default()).unwrap();
+    let status = agent.status().unwrap();
+    assert_eq!(status["problems"], Value::Array(Vec::new()), "{status:#}");
+    assert_eq!(probe(80, PATIENCE), Outcome::Answered);
+    assert_eq!(probe(81, SILENCE), Outcome::Silence);
+    let counters = agent.counters().unwrap();
+    let count = |reason: &str| {
+        let found = counters.iter().filter(|it| it.reason == reason && it.direction == "egress");
+        found.map(|counter| counter.packets).sum::<u64>()
+    };
+    assert!(count("allowed-after-translation") > 0 && count("denied-after-translation") > 0, "{counters:?}");
+    let figures = agent.request(&serde_json::json!({ "request": "counters" }), LIMIT).unwrap();
+    let total = &figures["translation"]["total"];
+    assert_eq!(total["judged"], count("allowed-after-translation") + count("denied-after-translation"), "{total}");
+    assert_eq!(total["deferred"], count("deferred"), "{total}");
+    assert_eq!(total["unjudged"], 0, "{total}");
+    assert_eq!(figures["translation"]["pods"][0]["pod"], POD, "{figures:#}");
 }
