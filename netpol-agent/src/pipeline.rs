@@ -53,6 +53,8 @@ struct Pipeline {
     clock: Clock,
     printer: Printer,
     unknown_events: u64,
+    /// What was found on the node at the start.
+    preflight: Vec<Problem>,
 }
 
 /// Runs the agent until SIGTERM or Ctrl-C.
@@ -86,7 +88,12 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
         clock: clock()?,
         printer: Printer::start(args.output).context("cannot start the printer of drops")?,
         unknown_events: 0,
+        preflight: Vec::new(),
     };
+    match pipeline.node.preflight(args.mark_mask).await {
+        Ok(problems) => pipeline.preflight = problems,
+        Err(error) => tracing::warn!(%error, "cannot look for what uses the same bits of packet marks"),
+    }
     pipeline.take(changes);
     pipeline.settle().await;
     let (calls, mut called) = mpsc::channel(16);
@@ -148,6 +155,8 @@ impl Pipeline {
     fn problems(&self) -> Vec<Problem> {
         let mut problems = self.enforcer.problems();
         problems.extend_from_slice(&self.node.view().problems);
+        problems.extend_from_slice(&self.preflight);
+        problems.extend(self.node.bridge_problems());
         problems
     }
 
