@@ -4,6 +4,7 @@
 //! hooks; hooks off before the endpoint goes. And the hooks of uplinks before those of pods, which may send what only
 //! they judge.
 
+mod exits;
 mod uplinks;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +18,7 @@ use crate::cluster::model::{ClusterEvent, Object, ObjectRef, Pod};
 use crate::cluster::state::is_live;
 use crate::datapath::apply::Applier;
 use crate::datapath::attach::{AttachError, Hooks, Role};
+use crate::datapath::backstop::Backstop;
 use crate::datapath::desired::Touched;
 use crate::datapath::store::KernelStore;
 use crate::endpoints::{Endpoints, Local};
@@ -36,10 +38,14 @@ pub struct Enforcer {
     hooks: Hooks,
     endpoints: Endpoints,
     uplinks: Uplinks,
+    backstop: Backstop,
+    backstop_problem: Option<Problem>,
     /// Endpoints as they are in the maps, with hooks attached.
     attached: BTreeMap<u32, Endpoint>,
     /// What could not be attached or written, by interface.
     failed: BTreeMap<u32, Problem>,
+    /// Where other programs run before ours, by interface.
+    overtaken: BTreeMap<u32, Problem>,
     apply_problems: Vec<Problem>,
     /// Roles of addresses and node ports are to be written, as services or pods changed.
     roles_due: bool,
@@ -66,6 +72,8 @@ pub struct Parts {
     pub hooks: Hooks,
     /// Slots, with those that an earlier agent left.
     pub endpoints: Endpoints,
+    /// Stops what would leave unjudged.
+    pub backstop: Backstop,
 }
 
 /// How a local pod fares, for status.
@@ -85,7 +93,7 @@ impl Enforcer {
     /// Joins the parts.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { compiler, applier, store, hooks, endpoints } = parts;
+        let Parts { compiler, applier, store, hooks, endpoints, backstop } = parts;
         Self {
             compiler,
             applier,
@@ -93,8 +101,11 @@ impl Enforcer {
             hooks,
             endpoints,
             uplinks: Uplinks::default(),
+            backstop,
+            backstop_problem: None,
             attached: BTreeMap::new(),
             failed: BTreeMap::new(),
+            overtaken: BTreeMap::new(),
             apply_problems: Vec::new(),
             roles_due: true,
             own_addresses: BTreeSet::new(),
@@ -121,15 +132,25 @@ impl Enforcer {
 
     /// Makes the datapath follow the cluster and the node.
     pub fn enforce(&mut self, view: &NodeView) {
+        if self.backstop.is_made() {
+            // Before hooks go.
+            self.let_out(self.hooked(view));
+        }
         // New interfaces are held before anything else is looked at.
         self.follow(view);
         self.uplinks.follow(view, &mut self.hooks, &mut self.store);
+        if !self.backstop.is_made() {
+            self.begin_backstop(view);
+        }
         self.hold_new();
+        self.let_out(self.hooked(view));
         self.run_steps();
         // The steps may have brought pods to the cluster state that are behind interfaces seen before.
         self.follow(view);
         self.run_steps();
         self.write_endpoints();
+        // What could not be attached before may be now.
+        self.let_out(self.hooked(view));
         self.write_roles(view);
     }
 
@@ -222,7 +243,8 @@ impl Enforcer {
             match self.hooks.attach(local.ifindex, Role::Pod) {
                 Ok(attachment) if attachment.ahead.is_empty() => {}
                 Ok(attachment) => {
-                    self.fail(local, &format!("other programs run before ours: {:?}", attachment.ahead));
+                    let message = format!("other programs run before ours: {:?}", attachment.ahead);
+                    self.overtaken.insert(local.ifindex, not_as_written(local, &message));
                 }
                 Err(AttachError::Gone { .. }) => return,
                 Err(error) => {
@@ -238,6 +260,7 @@ impl Enforcer {
     fn detach(&mut self, local: &Local) {
         self.attached.remove(&local.ifindex);
         self.failed.remove(&local.ifindex);
+        self.overtaken.remove(&local.ifindex);
         if let Err(error) = self.hooks.detach(local.ifindex) {
             tracing::warn!(interface = local.interface, %error, "cannot clean up after an interface that is gone");
         }
@@ -248,16 +271,7 @@ impl Enforcer {
     }
 
     fn fail(&mut self, local: &Local, message: &str) {
-        let problem = Problem {
-            severity: Severity::Refused,
-            origin: "node".to_owned(),
-            object: format!("interface {}", local.interface),
-            field: String::new(),
-            message: message.to_owned(),
-            effect: "policy is not enforced there as written until this is mended".to_owned(),
-        };
-        tracing::error!("{problem}");
-        self.failed.insert(local.ifindex, problem);
+        self.failed.insert(local.ifindex, not_as_written(local, message));
     }
 
     fn write_roles(&mut self, view: &NodeView) {
@@ -294,7 +308,7 @@ impl Enforcer {
     }
 
     /// Addresses that pods of this node may have: those of live pods that are not known to be on another node.
-    pub fn candidate_addresses(&self, node: &str) -> std::collections::BTreeSet<IpAddr> {
+    pub fn candidate_addresses(&self, node: &str) -> BTreeSet<IpAddr> {
         let here = |pod: &&Arc<Pod>| node.is_empty() || pod.node.is_empty() || &*pod.node == node;
         let pods = self.compiler.state().pods().filter(|pod| is_live(pod) && !pod.host_network).filter(here);
         pods.flat_map(|pod| pod.addresses.iter().copied()).collect()
@@ -311,8 +325,9 @@ impl Enforcer {
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = self.compiler.problems();
         problems.extend_from_slice(self.endpoints.problems());
-        problems.extend(self.failed.values().cloned());
+        problems.extend(self.failed.values().chain(self.overtaken.values()).cloned());
         problems.extend(self.uplinks.problems().cloned());
+        problems.extend(self.backstop_problem.clone());
         problems.extend_from_slice(&self.apply_problems);
         problems.extend(self.role_problem.clone());
         problems
@@ -330,10 +345,11 @@ impl Enforcer {
         self.applier.is_behind()
     }
 
-    /// True if a device that packets leave through is not as it should be: worth another attempt.
+    /// True if something is not attached as it should be: worth another attempt.
     #[must_use]
-    pub fn has_failed_uplinks(&self) -> bool {
-        self.uplinks.problems().next().is_some()
+    pub fn wants_another_attempt(&self) -> bool {
+        let backstop = self.backstop_problem.as_ref().is_some_and(|it| it.severity == Severity::Refused);
+        backstop || self.uplinks.problems().next().is_some()
     }
 
     /// How each device fares that packets leave the node through.
@@ -368,6 +384,17 @@ impl Enforcer {
     #[must_use]
     pub const fn endpoints(&self) -> &Endpoints {
         &self.endpoints
+    }
+}
+
+fn not_as_written(local: &Local, message: &str) -> Problem {
+    Problem {
+        severity: Severity::Refused,
+        origin: "node".to_owned(),
+        object: format!("interface {}", local.interface),
+        field: String::new(),
+        message: message.to_owned(),
+        effect: "policy is not enforced there as written until this is mended".to_owned(),
     }
 }
 

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::{CommandFactory as _, Parser as _};
 use netpol_agent::cli::{Cli, Command, EXIT_FAILURE, EXIT_OK};
-use netpol_agent::datapath::attach;
 use netpol_agent::datapath::pins::PinDir;
+use netpol_agent::datapath::{attach, backstop};
 use netpol_agent::problem::chain;
 use netpol_agent::{check, pipeline};
 
@@ -35,6 +35,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
             let pins = PinDir::at(&args.bpffs)?;
             let _lock = pins.lock_if_present()?;
             attach::cleanup(&pins)?;
+            // Last: nothing is deferred any more.
+            backstop::remove()?;
             tracing::info!("removed netpol's programs, maps and pins; traffic is no longer policed");
             Ok(ExitCode::from(EXIT_OK))
         }

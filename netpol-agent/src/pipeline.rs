@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use crate::cli::{EXIT_OK, Pending, RunArgs};
 use crate::datapath::apply::Applier;
 use crate::datapath::attach::Hooks;
+use crate::datapath::backstop::{self, Backstop};
 use crate::datapath::desired::Tables;
 use crate::datapath::events::EventRing;
 use crate::datapath::installed::Installed;
@@ -30,6 +31,7 @@ use crate::flow::enrich::{Clock, enrich};
 use crate::flow::sink::Printer;
 use crate::node::{Node, NodeConfig};
 use crate::observe::admin::{Admin, Call, Request};
+use crate::observe::translation::Translation;
 use crate::policy::{Compiler, Limits};
 use crate::problem::{Problem, Severity};
 use crate::source::{ManifestSource, Watch, WatchOptions};
@@ -51,6 +53,8 @@ struct Pipeline {
     clock: Clock,
     printer: Printer,
     unknown_events: u64,
+    /// What was found on the node at the start.
+    preflight: Vec<Problem>,
 }
 
 /// Runs the agent until SIGTERM or Ctrl-C.
@@ -84,7 +88,12 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
         clock: clock()?,
         printer: Printer::start(args.output).context("cannot start the printer of drops")?,
         unknown_events: 0,
+        preflight: Vec::new(),
     };
+    match pipeline.node.preflight(args.mark_mask).await {
+        Ok(problems) => pipeline.preflight = problems,
+        Err(error) => tracing::warn!(%error, "cannot look for what uses the same bits of packet marks"),
+    }
     pipeline.take(changes);
     pipeline.settle().await;
     let (calls, mut called) = mpsc::channel(16);
@@ -146,6 +155,8 @@ impl Pipeline {
     fn problems(&self) -> Vec<Problem> {
         let mut problems = self.enforcer.problems();
         problems.extend_from_slice(&self.node.view().problems);
+        problems.extend_from_slice(&self.preflight);
+        problems.extend(self.node.bridge_problems());
         problems
     }
 
@@ -160,7 +171,8 @@ impl Pipeline {
     }
 
     fn retry(&mut self) {
-        if self.enforcer.is_behind() || self.enforcer.has_failed_uplinks() {
+        self.enforcer.tend();
+        if self.enforcer.is_behind() || self.enforcer.wants_another_attempt() {
             self.enforce();
         }
     }
@@ -202,12 +214,18 @@ impl Pipeline {
     fn status(&self) -> Value {
         let mut problems = self.source_problems.clone();
         problems.extend(self.problems());
+        let backstop = match backstop::dropped() {
+            Ok(Some(dropped)) => json!({ "state": "in-force", "dropped": dropped }),
+            Ok(None) => json!({ "state": "missing" }),
+            Err(error) => json!({ "state": "missing", "error": error.to_string() }),
+        };
         let lost = self.enforcer.store().events_lost().map_or(Value::Null, Value::from);
         json!({
             "settled": !self.enforcer.is_behind() && self.node.view().unresolved.is_empty(),
             "generation": self.enforcer.generation(),
             "endpoints": self.enforcer.statuses(),
             "uplinks": self.enforcer.uplinks(),
+            "backstop": backstop,
             "problems": problems,
             "events": { "lost": lost, "unread": self.printer.lost(), "unknown": self.unknown_events },
         })
@@ -215,13 +233,21 @@ impl Pipeline {
 
     fn counters(&self) -> Value {
         let mut counters = Vec::new();
+        let mut translation = Vec::new();
+        let mut total = Translation::default();
         for local in self.enforcer.endpoints().iter() {
             let Ok(of_slot) = self.enforcer.store().counters(local.slot) else {
                 return json!({ "error": format!("cannot read the counters of slot {}", local.slot) });
             };
+            let of_pod = Translation::of(&of_slot);
+            total = total.plus(of_pod);
+            let pod = local.pod.as_ref().map(ToString::to_string).unwrap_or_default();
+            if of_pod != Translation::default() {
+                translation.push(json!({ "pod": pod, "packets": of_pod }));
+            }
             for ((direction, reason), counter) in of_slot {
                 counters.push(json!({
-                    "pod": local.pod.as_ref().map(ToString::to_string).unwrap_or_default(),
+                    "pod": pod,
                     "direction": direction.name(),
                     "reason": reason.name(),
                     "packets": counter.packets,
@@ -229,7 +255,7 @@ impl Pipeline {
                 }));
             }
         }
-        json!({ "counters": counters })
+        json!({ "counters": counters, "translation": { "pods": translation, "total": total } })
     }
 }
 
@@ -311,6 +337,7 @@ fn enforcer(args: &RunArgs, store: KernelStore, hooks: Hooks) -> Result<Enforcer
         store,
         hooks,
         endpoints,
+        backstop: Backstop::new(args.mark_mask),
     }))
 }
 

@@ -117,6 +117,15 @@ pub enum AttachError {
         /// The hook.
         hook: Hook,
     },
+    /// The interface has an ingress qdisc, beside which there is no room for clsact.
+    #[error(
+        "cannot attach to interface {ifindex}: it has an ingress qdisc, which has no hook for egress; replace it by a clsact \
+         qdisc (see `tc qdisc show dev <interface>`), or use a kernel with TCX (6.6)"
+    )]
+    IngressQdisc {
+        /// Interface index.
+        ifindex: u32,
+    },
     /// The kernel refused.
     #[error("cannot {operation} {} at interface {ifindex}: {source}; needs CAP_BPF and CAP_NET_ADMIN", program_name(*.hook))]
     Refused {
@@ -285,14 +294,15 @@ impl Hooks {
 
     fn attach_clsact(&self, ifindex: u32, role: Role) -> Result<Attachment, AttachError> {
         let mut adopted = Vec::new();
-        if tc::add_clsact(ifindex).map_err(refused("add the clsact qdisc for", ifindex, QDISC))? {
-            let mark = self.pins.clsact_mark(ifindex);
-            self.pins.remove(&mark)?;
-            sys::pin(self.programs.at(QDISC).fd.as_fd(), &mark).map_err(refused(
-                "mark the qdisc of",
-                ifindex,
-                QDISC,
-            ))?;
+        match tc::add_clsact(ifindex).map_err(refused("add the clsact qdisc for", ifindex, QDISC))? {
+            tc::Added::New => {
+                let mark = self.pins.clsact_mark(ifindex);
+                self.pins.remove(&mark)?;
+                let program = self.programs.at(QDISC).fd.as_fd();
+                sys::pin(program, &mark).map_err(refused("mark the qdisc of", ifindex, QDISC))?;
+            }
+            tc::Added::Present => {}
+            tc::Added::Blocked => return Err(AttachError::IngressQdisc { ifindex }),
         }
         for &hook in role.hooks() {
             match tc::own_filter(ifindex, hook).map_err(refused("look for the filter of", ifindex, hook))? {

@@ -3,6 +3,7 @@
 
 pub mod apply;
 pub mod attach;
+pub mod backstop;
 pub mod desired;
 pub mod diff;
 pub mod events;

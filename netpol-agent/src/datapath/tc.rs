@@ -86,14 +86,41 @@ fn filter(ifindex: u32, hook: Hook) -> io::Result<TcMessage> {
     Ok(message)
 }
 
-/// Adds the clsact qdisc: true if it was not there before.
-pub(super) fn add_clsact(ifindex: u32) -> io::Result<bool> {
+/// What came of [`add_clsact`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Added {
+    /// It was not there before.
+    New,
+    /// It was there.
+    Present,
+    /// The ingress qdisc is in its place.
+    // kernel: takes filters for egress too, and runs them at ingress (net/sched/sch_ingress.c, ingress_tcf_block).
+    Blocked,
+}
+
+/// Adds the clsact qdisc.
+pub(super) fn add_clsact(ifindex: u32) -> io::Result<Added> {
     let add = RouteNetlinkMessage::NewQueueDiscipline(qdisc(ifindex)?);
     match request(add, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL) {
-        Ok(_) => Ok(true),
-        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+        Ok(_) => Ok(Added::New),
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+            Ok(if is_clsact(ifindex)? { Added::Present } else { Added::Blocked })
+        }
         Err(error) => Err(error),
     }
+}
+
+/// True if the qdisc at the hooks of an interface is clsact.
+fn is_clsact(ifindex: u32) -> io::Result<bool> {
+    let asked = message(ifindex)?;
+    let index = asked.header.index;
+    let found = request(RouteNetlinkMessage::GetQueueDiscipline(asked), NLM_F_DUMP)?;
+    Ok(found.iter().any(|reply| match reply {
+        RouteNetlinkMessage::NewQueueDiscipline(qdisc) => {
+            qdisc.header.index == index && qdisc.attributes.contains(&TcAttribute::Kind("clsact".to_owned()))
+        }
+        _ => false,
+    }))
 }
 
 /// Removes the clsact qdisc with every filter in it.

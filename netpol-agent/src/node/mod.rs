@@ -7,6 +7,7 @@
 mod locate;
 mod name;
 mod netlink;
+mod preflight;
 mod state;
 pub mod view;
 
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 pub use name::NamePattern;
 pub use view::{NodeView, PodInterface, Uplink};
 
+use crate::problem::Problem;
 use locate::Locator;
 use netlink::{Netlink, Notice};
 use state::State;
@@ -94,6 +96,21 @@ impl Node {
         node.look()?;
         node.unreported = false;
         Ok(node)
+    }
+
+    /// What on this node may get in the way of judging packets by `mask` bits of their mark, with what to do: for the start.
+    ///
+    /// # Errors
+    /// If netlink cannot be used.
+    pub async fn preflight(&self, mask: u32) -> Result<Vec<Problem>, NodeError> {
+        preflight::routing_rules(self.netlink.handle(), mask).await
+    }
+
+    /// Settings under which services between pods on a bridge of this node do not work; nothing where there is no bridge.
+    #[must_use]
+    pub fn bridge_problems(&self) -> Vec<Problem> {
+        let bridged = [false, true].into_iter().filter(|ipv6| self.state.has_bridge_with(*ipv6));
+        bridged.filter_map(preflight::bridge_setting).collect()
     }
 
     /// Sets the addresses that pods of this node may have, those of other nodes' pods may be among them. New ones are

@@ -74,6 +74,11 @@ impl Netlink {
         Ok(Self { handle, notices: Box::pin(notices), connection: tokio::spawn(connection) })
     }
 
+    /// For questions that are asked once.
+    pub(super) const fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
     /// The next notification; cancel safe.
     pub(super) async fn notice(&mut self) -> Result<Notice, NodeError> {
         let closed = || NodeError::Connect(io::Error::from(io::ErrorKind::ConnectionAborted));

@@ -142,6 +142,15 @@ impl State {
         on_link.map(|(ifindex, _)| *ifindex).filter(is_bridge).collect()
     }
 
+    /// True if a bridge has an address of its own in this family (beside its link-local one): pods may be behind it.
+    pub(super) fn has_bridge_with(&self, ipv6: bool) -> bool {
+        let is_bridge = |ifindex: &u32| self.links.get(ifindex).is_some_and(|link| link.kind == LinkKind::Bridge);
+        self.addresses.iter().any(|(ifindex, address)| match address {
+            IpNet::V4(_) => !ipv6 && is_bridge(ifindex),
+            IpNet::V6(own) => ipv6 && is_bridge(ifindex) && !own.addr().is_unicast_link_local(),
+        })
+    }
+
     /// What the kernel knows of `address` on a link.
     pub(super) fn neighbour(&self, ifindex: u32, address: IpAddr) -> Option<Neighbour> {
         self.neighbours.get(&(ifindex, address)).copied()

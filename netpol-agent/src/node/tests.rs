@@ -283,3 +283,29 @@ fn every_device_that_is_no_pods_no_bridge_and_no_loopback_is_an_uplink_and_follo
         until(&mut node, |view| !has(view, "flannel.1", true) && has(view, "eth9", true)).await;
     });
 }
+
+#[test]
+fn rules_and_settings_in_the_way_of_services_are_told_with_what_to_do() {
+    with_node(bridge, async |mut node| {
+        const MASK: u32 = 0xff00_0000;
+        assert_eq!(node.preflight(MASK).await.unwrap(), []);
+        ip("rule add fwmark 0x80000/0xff0000 table 52 priority 5210");
+        assert_eq!(node.preflight(MASK).await.unwrap(), []);
+        ip("rule add fwmark 0x1000000/0x1000000 table 52 priority 77");
+        ip("-6 rule add fwmark 0x5 table 52 priority 78");
+        let told: Vec<String> = node.preflight(MASK).await.unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(told.len(), 2, "{told:#?}");
+        assert!(told[0].contains("routing rule 77 (ip -4 rule)") && told[0].contains("--mark-mask"), "{told:#?}");
+        assert!(told[1].contains("routing rule 78 (ip -6 rule)") && told[1].contains("0x5/0xffffffff"), "{told:#?}");
+        let setting = "/proc/sys/net/bridge/bridge-nf-call-ip6tables";
+        if fs::metadata(setting).is_ok() {
+            fs::write(setting, "1").unwrap();
+            let on = node.bridge_problems().len();
+            fs::write(setting, "0").unwrap();
+            assert_eq!(node.bridge_problems().len(), on + 1);
+        }
+        ip("link del cni0");
+        until(&mut node, |view| view.own_addresses.is_empty()).await;
+        assert_eq!(node.bridge_problems(), [], "without a bridge the settings are of no interest");
+    });
+}

@@ -128,6 +128,21 @@ fn foreign_filters_and_their_qdisc_stay() {
 }
 
 #[test]
+fn an_ingress_qdisc_in_the_place_of_clsact_is_refused_and_left_alone() {
+    with_veth(|sandbox, veth| {
+        run("tc", "qdisc add dev veth0 ingress");
+        let mut agent = agent(sandbox, AttachMode::Clsact);
+        for role in [Role::Pod, Role::Uplink] {
+            let error = agent.hooks.attach(veth, role).unwrap_err();
+            assert!(matches!(error, AttachError::IngressQdisc { .. }), "{error}");
+        }
+        assert_eq!(run("tc", "filter show dev veth0 ingress"), "");
+        agent.hooks.detach(veth).unwrap();
+        assert!(run("tc", "qdisc show dev veth0 ingress").contains("ingress"));
+    });
+}
+
+#[test]
 fn a_foreign_filter_in_our_place_is_not_replaced() {
     with_veth(|sandbox, veth| {
         let mut agent = agent(sandbox, AttachMode::Clsact);
