@@ -54,7 +54,9 @@ fn a_new_process_takes_over_the_hooks_of_the_old_one() {
             drop(first);
             let mut second = agent(sandbox, mode);
             assert!(!second.hooks.is_attached(veth, Role::Pod).unwrap());
-            assert_eq!(second.hooks.left_by_earlier_agent().unwrap(), BTreeSet::from([veth]));
+            second.hooks.forget_vanished().unwrap();
+            assert_eq!(second.pins.interfaces().unwrap(), BTreeSet::from([veth]));
+            assert!(second.hooks.is_live(veth, Role::Pod).unwrap());
             assert_eq!(second.hooks.attach(veth, Role::Pod).unwrap().adopted, Role::Pod.hooks());
             assert!(second.hooks.is_attached(veth, Role::Pod).unwrap());
             // One program at each hook, not two.
@@ -110,7 +112,7 @@ fn foreign_filters_and_their_qdisc_stay() {
     with_veth(|sandbox, veth| {
         run("tc", "qdisc add dev veth0 clsact");
         let foreign = agent(sandbox, AttachMode::Clsact);
-        let pin = foreign.pins.map("foreign");
+        let pin = foreign.pins.maps().join("foreign");
         sys::pin(foreign.hooks.programs.at(Hook::FromPod).fd.as_fd(), &pin).unwrap();
         let add = format!("filter add dev veth0 ingress prio 1 handle 1 bpf direct-action pinned {}", pin.display());
         run("tc", &add);
@@ -131,7 +133,7 @@ fn foreign_filters_and_their_qdisc_stay() {
 fn a_foreign_filter_in_our_place_is_not_replaced() {
     with_veth(|sandbox, veth| {
         let mut agent = agent(sandbox, AttachMode::Clsact);
-        let pin = agent.pins.map("foreign");
+        let pin = agent.pins.maps().join("foreign");
         sys::pin(agent.hooks.programs.at(Hook::FromPod).fd.as_fd(), &pin).unwrap();
         run("tc", "qdisc add dev veth0 clsact");
         let add =
@@ -155,15 +157,19 @@ fn pins_of_a_vanished_interface_are_collected_and_its_index_can_come_back() {
             assert!(matches!(error, AttachError::Gone { .. }), "{error}");
             agent.hooks.attach(veth, Role::Pod).unwrap_err();
             agent.hooks.detach(veth).unwrap();
-            assert_eq!(agent.hooks.left_by_earlier_agent().unwrap(), BTreeSet::new());
+            agent.hooks.forget_vanished().unwrap();
+            assert_eq!(agent.pins.interfaces().unwrap(), BTreeSet::new());
             ip(&format!("link add veth0 index {veth} type veth peer name peer0"));
+            assert!(!agent.hooks.is_live(veth, Role::Pod).unwrap());
             assert_eq!(agent.hooks.attach(veth, Role::Pod).unwrap().adopted, []);
+            assert!(agent.hooks.is_live(veth, Role::Pod).unwrap());
             ip("link del veth0");
             ip(&format!("link add veth0 index {veth} type veth peer name peer0"));
             assert_eq!(agent.hooks.attach(veth, Role::Pod).unwrap().adopted, []);
             assert!(agent.hooks.is_attached(veth, Role::Pod).unwrap());
             ip("link del veth0");
-            assert_eq!(agent.hooks.left_by_earlier_agent().unwrap(), BTreeSet::new());
+            agent.hooks.forget_vanished().unwrap();
+            assert_eq!(agent.pins.interfaces().unwrap(), BTreeSet::new());
         });
     }
 }
