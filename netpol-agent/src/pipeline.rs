@@ -311,7 +311,7 @@ fn enforcer(args: &RunArgs, mut store: KernelStore, hooks: Hooks, others: Others
     let limits = Limits { slots: u32::from(slots), ..Limits::default() };
     let mut endpoints = Endpoints::new(slots, args.pending_pods == Pending::Deny);
     let adopted = left.endpoints.iter().map(|(&ifindex, &endpoint)| Left { ifindex, endpoint });
-    endpoints.adopt(adopted, installed.words.keys().copied());
+    endpoints.adopt(adopted, installed.words.keys().copied().chain(left.freed));
     Ok(Enforcer::new(Parts {
         compiler: Compiler::new(limits, installed.numbers()),
         applier: Applier::new(installed, args.on_apply_failure.into()),

@@ -60,6 +60,8 @@ pub struct Left {
     pub endpoints: BTreeMap<u32, Endpoint>,
     /// Interfaces with live programs: those of `endpoints`, and those of which nothing certain is known.
     pub live: BTreeSet<u32>,
+    /// Slots of interfaces that are gone: flows may name them still.
+    pub freed: BTreeSet<u16>,
 }
 
 impl Others {
@@ -198,11 +200,13 @@ pub fn left(store: &mut KernelStore, others: &Others, hooks: &Hooks) -> Result<L
             said.insert(ifindex, words);
         }
     }
-    for stale in store.endpoints()?.keys().filter(|ifindex| !said.contains_key(ifindex)) {
-        store.remove_endpoint(*stale)?;
+    let mut freed = BTreeSet::new();
+    for (ifindex, stale) in store.endpoints()?.iter().filter(|(ifindex, _)| !said.contains_key(ifindex)) {
+        freed.insert(stale.slot);
+        store.remove_endpoint(*ifindex)?;
     }
     let live = said.keys().copied().collect();
-    Ok(Left { endpoints: agreed(said), live })
+    Ok(Left { endpoints: agreed(said), live, freed })
 }
 
 /// Endpoints whose slot nobody disputes; of several words about one interface the last that names a pod.

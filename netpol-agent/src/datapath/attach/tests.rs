@@ -178,7 +178,7 @@ fn pins_of_a_vanished_interface_are_collected_and_its_index_can_come_back() {
 fn ours(agent: &Agent, ifindex: u32) -> [bool; 3] {
     HOOKS.map(|hook| {
         let program = agent.hooks.programs.at(hook).id;
-        let by_tcx = sys::tcx_programs(ifindex, hook).unwrap().contains(&program);
+        let by_tcx = sys::tcx_programs(ifindex, hook).unwrap().iter().any(|it| it.id == program);
         by_tcx || tc::own_filter(ifindex, hook).unwrap() == tc::Filter::Ours { program }
     })
 }
@@ -208,4 +208,40 @@ fn an_interface_has_the_hooks_of_its_present_role_and_no_others() {
             assert_eq!(qdiscs(), "");
         });
     }
+}
+
+#[test]
+fn a_program_in_another_network_namespace_is_neither_taken_over_nor_ended() {
+    with_veth(|sandbox, veth| {
+        let mut first = agent(sandbox, AttachMode::Auto);
+        first.hooks.attach(veth, Role::Pod).unwrap();
+        drop(first);
+        let lower = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        ip(&format!("link add veth0 index {veth} type veth peer name peer0"));
+        let mut second = agent(sandbox, AttachMode::Auto);
+        assert!(!second.hooks.is_live(veth, Role::Pod).unwrap());
+        assert_eq!(second.hooks.attach(veth, Role::Pod).unwrap().adopted, []);
+        second.hooks.detach(veth).unwrap();
+        assert_eq!(second.pins.set_aside_earlier().unwrap().len(), Role::Pod.hooks().len());
+        nix::sched::setns(&lower, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        for &hook in Role::Pod.hooks() {
+            assert_eq!(sys::tcx_programs(veth, hook).unwrap().len(), 1, "it goes on");
+        }
+        ip("link del veth0");
+        second.hooks.forget_vanished().unwrap();
+        assert_eq!(second.pins.set_aside_earlier().unwrap(), [""; 0].map(std::path::PathBuf::from));
+    });
+}
+
+#[test]
+fn a_start_that_ended_between_mark_and_qdisc_is_cleaned_up() {
+    with_veth(|sandbox, veth| {
+        let agent = agent(sandbox, AttachMode::Clsact);
+        let any = sys::open_pin(&agent.pins.map(map::EVENTS_LOST)).unwrap();
+        sys::pin(any.as_fd(), &agent.pins.clsact_mark(veth)).unwrap();
+        cleanup(&agent.pins).unwrap();
+        run("tc", "qdisc add dev veth0 clsact");
+        assert_ne!(qdiscs(), "");
+    });
 }

@@ -9,7 +9,7 @@ use crate::testing::{Sandbox, has_object, in_sandbox, ip};
 type LaterEndpoint = [u8; ENDPOINT_PREFIX + 8];
 
 fn options(sandbox: &Sandbox) -> LoadOptions {
-    let sizing = Sizing { slots: 16, flows: 1024, unanswered: 1024, fragments: 1024, ..Sizing::default() };
+    let sizing = Sizing { slots: 16, flows: 1024, ..Sizing::default() };
     LoadOptions { bpffs: sandbox.bpffs.clone(), config: default_config().unwrap(), sizing }
 }
 
@@ -107,13 +107,18 @@ fn an_entry_counts_only_where_a_program_of_ours_is_live() {
         let mut first = open(&options(sandbox)).unwrap();
         let mut hooks = Hooks::new(first.programs, first.pins, crate::datapath::attach::AttachMode::Auto);
         first.store.write_endpoint(7, &endpoint_of(1, 0)).unwrap();
-        hooks.attach(7).unwrap();
-        let expected = Left { endpoints: BTreeMap::from([(7, endpoint_of(1, 0))]), live: BTreeSet::from([7]) };
+        hooks.attach(7, crate::datapath::attach::Role::Pod).unwrap();
+        let expected = Left {
+            endpoints: BTreeMap::from([(7, endpoint_of(1, 0))]),
+            live: BTreeSet::from([7]),
+            freed: BTreeSet::new(),
+        };
         assert_eq!(left(&mut first.store, &first.others, &hooks).unwrap(), expected);
         // Another pod's interface with the same index.
         ip("link del veth0");
         ip("link add veth0 index 7 type veth peer name peer0");
-        assert_eq!(left(&mut first.store, &first.others, &hooks).unwrap(), Left::default());
+        let expected = Left { freed: BTreeSet::from([1]), ..Left::default() };
+        assert_eq!(left(&mut first.store, &first.others, &hooks).unwrap(), expected);
         assert_eq!(first.store.endpoint(7).unwrap(), None);
     });
 }
