@@ -9,7 +9,7 @@ use crate::testing::{Sandbox, has_object, in_sandbox, ip};
 type LaterEndpoint = [u8; ENDPOINT_PREFIX + 8];
 
 fn options(sandbox: &Sandbox) -> LoadOptions {
-    let sizing = Sizing { slots: 16, flows: 1024, ..Sizing::default() };
+    let sizing = Sizing { slots: 16, ..Sizing::default() };
     LoadOptions { bpffs: sandbox.bpffs.clone(), config: default_config().unwrap(), sizing }
 }
 
