@@ -18,7 +18,7 @@ use netpol_tests::connection::{Connection, Side};
 use netpol_tests::counted::{Flow, Manner, Tally, during, retransmitted, serve};
 use netpol_tests::level::{has_both_agents, is_full};
 use netpol_tests::manifests::PodAddresses;
-use netpol_tests::node::{Node, OUTSIDE};
+use netpol_tests::node::{NODE, Node, OUTSIDE};
 use netpol_tests::probe::{Outcome, PATIENCE, Probe, SILENCE};
 use netpol_tests::servers::Transport;
 
@@ -166,7 +166,9 @@ fn pins(node: &Node) -> (Vec<String>, BTreeSet<String>) {
 
 /// Each map is pinned once, and each pod has its two links (or the mark of its qdisc).
 fn assert_no_remains(node: &Node) {
-    let (maps, links) = pins(node);
+    let (maps, mut links) = pins(node);
+    let uplink = node.namespace(NODE).unwrap().enter(|| nix::net::if_::if_nametoindex("eth0")).unwrap().unwrap();
+    links.retain(|link| !link.starts_with(&format!("{uplink}-")));
     assert_eq!(maps.iter().collect::<BTreeSet<_>>().len(), maps.len(), "two layouts of a map: {maps:?}");
     let pods = PODS.iter().filter_map(|(key, ..)| node.interface_index(key).ok());
     let per_pod: &[&str] =
