@@ -156,7 +156,7 @@ fn slots(settled: &Settled) -> BTreeMap<String, u32> {
 /// Names of the pins: maps without their layout, and links.
 fn pins(node: &Node) -> (Vec<String>, BTreeSet<String>) {
     let list = |what: &str| {
-        let entries = fs::read_dir(node.run().bpffs().join("netpol").join(what)).unwrap();
+        let entries = fs::read_dir(node.node(NODE).unwrap().bpffs().join("netpol").join(what)).unwrap();
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
     };
     let mut maps: Vec<String> = list("maps").iter().map(|name| name.split("-v").next().unwrap().to_owned()).collect();
@@ -265,8 +265,8 @@ fn upgrade_and_downgrade(attach: &str) -> String {
     .unwrap();
     let figures = nothing_lost(&node, &tally, &format!("{upgrades} upgrades and downgrades with {attach}"));
     agent.stop().unwrap();
-    cleanup(&node, version).unwrap();
-    assert!(!node.run().bpffs().join("netpol").exists(), "clean-up leaves nothing");
+    cleanup(node.node(NODE).unwrap(), version).unwrap();
+    assert!(!node.node(NODE).unwrap().bpffs().join("netpol").exists(), "clean-up leaves nothing");
     assert_eq!(ask(&node, "a/server", "a/client", PATIENCE), PASSES, "nothing is enforced any more");
     figures
 }
@@ -309,8 +309,8 @@ fn agents_killed_at_any_moment_of_their_start_are_healed_by_the_next() {
     println!("{}", nothing_lost(&node, &tally, &format!("{kills} starts cut short, of {whole:.1?}")));
     assert_policies(&node);
     agent.stop().unwrap();
-    cleanup(&node, Version::This).unwrap();
-    assert!(!node.run().bpffs().join("netpol").exists(), "clean-up leaves nothing");
+    cleanup(node.node(NODE).unwrap(), Version::This).unwrap();
+    assert!(!node.node(NODE).unwrap().bpffs().join("netpol").exists(), "clean-up leaves nothing");
 }
 
 #[test]

@@ -21,7 +21,7 @@ const NEXT: u32 = if cfg!(feature = "next-abi") { 1 } else { 0 };
 const POLICY: u32 = 1 + NEXT;
 /// Endpoints, near and far, and those of slots.
 const ENDPOINT: u32 = 1 + NEXT;
-/// Flows, answered or not: an entry moves from one map to the other.
+/// Flows, answered or not, and confirmed backends, with the rings that name their entries.
 const FLOW: u32 = 1;
 /// The records of the event ring.
 const EVENT: u32 = 1 + NEXT;
@@ -43,7 +43,17 @@ pub fn layout(name: &str) -> u32 {
         | map::ALLOW
         | map::PORT_SETS => POLICY,
         map::ENDPOINTS | map::ENDPOINTS_FAR | map::PODS => ENDPOINT,
-        map::FLOWS_V4 | map::FLOWS_V6 | map::UNANSWERED_V4 | map::UNANSWERED_V6 => FLOW,
+        map::FLOWS_V4
+        | map::FLOWS_V6
+        | map::UNANSWERED_V4
+        | map::UNANSWERED_V6
+        | map::BACKENDS
+        | map::FLOWS_V4_RING
+        | map::FLOWS_V6_RING
+        | map::UNANSWERED_V4_RING
+        | map::UNANSWERED_V6_RING
+        | map::BACKENDS_RING
+        | map::RING_HEADS => FLOW,
         map::EVENTS => EVENT,
         _ => SINGLE,
     }
