@@ -60,12 +60,16 @@ impl Endpoints {
         Self { locals: BTreeMap::new(), slots, next: 1, pending_flag, problems: Vec::new() }
     }
 
-    /// Takes over what an earlier agent left: the slot stays with the interface.
-    pub fn adopt(&mut self, left: impl IntoIterator<Item = Left>) {
+    /// Takes over what an earlier agent left of interfaces that are still there: the slot stays with the interface. `used`
+    /// are slots that flows may name: they come again last.
+    pub fn adopt(&mut self, left: impl IntoIterator<Item = Left>, used: impl IntoIterator<Item = u16>) {
+        let mut last = used.into_iter().max().unwrap_or(0);
         for Left { ifindex, endpoint } in left {
             let local = Local { ifindex, interface: String::new(), slot: endpoint.slot, pod: None, endpoint };
+            last = last.max(endpoint.slot);
             self.locals.insert(ifindex, local);
         }
+        self.next = if last < self.slots.saturating_sub(1) { last + 1 } else { 1 };
     }
 
     /// All of them, by interface.
@@ -117,8 +121,8 @@ impl Endpoints {
         gone
     }
 
-    /// After a restart an earlier agent's word stands for what was not found again yet: an interface index is not used
-    /// twice while the node is up, and pins do not outlive it.
+    /// After a restart an earlier agent's word stands for what was not found again yet: it is about this very interface, or
+    /// `datapath::takeover` would not have believed it.
     fn with_what_was_left(&self, interface: &PodInterface) -> PodInterface {
         let mut known = interface.clone();
         let Some(left) = self.locals.get(&interface.ifindex).map(|local| local.endpoint) else {

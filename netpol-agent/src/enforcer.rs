@@ -2,7 +2,8 @@
 //!
 //! Order, as nothing may open in between (design §3.8): a slot's policy word before its endpoint, the endpoint before the
 //! hooks; hooks off before the endpoint goes. And the hooks of uplinks before those of pods, which may send what only
-//! they judge.
+//! they judge. A hook where an earlier agent's program runs is taken over last, when all that our program will look up is
+//! written: it may be in maps that the other does not know.
 
 mod exits;
 mod uplinks;
@@ -21,6 +22,7 @@ use crate::datapath::attach::{AttachError, Hooks, Role};
 use crate::datapath::backstop::Backstop;
 use crate::datapath::desired::Touched;
 use crate::datapath::store::KernelStore;
+use crate::datapath::takeover::Others;
 use crate::endpoints::{Endpoints, Local};
 use crate::node::view::NodeView;
 use crate::policy::{Compiler, Provenance};
@@ -42,6 +44,10 @@ pub struct Enforcer {
     backstop_problem: Option<Problem>,
     /// Endpoints as they are in the maps, with hooks attached.
     attached: BTreeMap<u32, Endpoint>,
+    /// Interfaces where an earlier agent's programs run.
+    live: BTreeSet<u32>,
+    /// What those may need, until they are replaced.
+    others: Others,
     /// What could not be attached or written, by interface.
     failed: BTreeMap<u32, Problem>,
     /// Where other programs run before ours, by interface.
@@ -74,6 +80,10 @@ pub struct Parts {
     pub endpoints: Endpoints,
     /// Stops what would leave unjudged.
     pub backstop: Backstop,
+    /// Interfaces where an earlier agent's programs run.
+    pub live: BTreeSet<u32>,
+    /// Maps that an agent of another version left.
+    pub others: Others,
 }
 
 /// How a local pod fares, for status.
@@ -93,7 +103,7 @@ impl Enforcer {
     /// Joins the parts.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { compiler, applier, store, hooks, endpoints, backstop } = parts;
+        let Parts { compiler, applier, store, hooks, endpoints, backstop, live, others } = parts;
         Self {
             compiler,
             applier,
@@ -104,6 +114,8 @@ impl Enforcer {
             backstop,
             backstop_problem: None,
             attached: BTreeMap::new(),
+            live,
+            others,
             failed: BTreeMap::new(),
             overtaken: BTreeMap::new(),
             apply_problems: Vec::new(),
@@ -138,20 +150,37 @@ impl Enforcer {
         }
         // New interfaces are held before anything else is looked at.
         self.follow(view);
-        self.uplinks.follow(view, &mut self.hooks, &mut self.store);
+        if !self.started {
+            // Again at the end: the steps may bring more.
+            self.write_roles(view);
+            self.roles_due = true;
+        }
+        // In maps that other programs do not know everything must be written before an uplink is judged by them.
+        let is_takeover = !self.others.is_empty();
+        if !is_takeover {
+            self.uplinks.follow(view, &mut self.hooks, &mut self.store);
+        }
         if !self.backstop.is_made() {
             self.begin_backstop(view);
         }
         self.hold_new();
-        self.let_out(self.hooked(view));
+        if !is_takeover {
+            // Else the others' hooks at uplinks, which are not told apart from none yet, still judge.
+            self.let_out(self.hooked(view));
+        }
         self.run_steps();
         // The steps may have brought pods to the cluster state that are behind interfaces seen before.
         self.follow(view);
         self.run_steps();
+        if is_takeover {
+            self.write_pods();
+            self.uplinks.follow(view, &mut self.hooks, &mut self.store);
+        }
         self.write_endpoints();
         // What could not be attached before may be now.
         self.let_out(self.hooked(view));
         self.write_roles(view);
+        self.end_takeover();
     }
 
     /// Joins the view with the pods, and takes down what is gone.
@@ -164,17 +193,27 @@ impl Enforcer {
         self.compiler.set_local(self.endpoints.slots());
     }
 
-    /// Attaches interfaces that are not yet, with the endpoint that denies until the pod's policy is in the maps; one that
-    /// an earlier agent left goes on as it was.
+    /// Attaches interfaces that are not yet, with the endpoint that denies until the pod's policy is in the maps; where an
+    /// earlier agent's programs run they go on.
     fn hold_new(&mut self) {
-        let new: Vec<Local> =
-            self.endpoints.iter().filter(|it| !self.attached.contains_key(&it.ifindex)).cloned().collect();
+        let is_new =
+            |local: &&Local| !self.attached.contains_key(&local.ifindex) && !self.live.contains(&local.ifindex);
+        let new: Vec<Local> = self.endpoints.iter().filter(is_new).cloned().collect();
         for local in new {
-            let endpoint = match self.store.endpoint(local.ifindex) {
-                Ok(Some(left)) if left.slot == local.slot => left,
-                _ => Endpoint { slot: local.slot, flags: self.endpoints.pending_flag(), ..Endpoint::default() },
-            };
+            let endpoint = Endpoint { slot: local.slot, flags: self.endpoints.pending_flag(), ..Endpoint::default() };
             self.put(&local, endpoint);
+        }
+    }
+
+    /// Forgets what another version left, once our programs run at every hook.
+    fn end_takeover(&mut self) {
+        let is_ours = |local: &Local| self.attached.contains_key(&local.ifindex);
+        if self.others.is_empty() || !self.endpoints.iter().all(is_ours) || self.uplinks.problems().next().is_some() {
+            return;
+        }
+        match self.others.remove() {
+            Ok(()) => tracing::info!("took over from another version: its maps are removed"),
+            Err(error) => tracing::warn!(%error, "cannot remove what another version left; tried again by and by"),
         }
     }
 
@@ -213,6 +252,16 @@ impl Enforcer {
             if !complete {
                 // Tried again by and by: a kernel that refuses now will refuse at once again.
                 break;
+            }
+        }
+    }
+
+    /// Writes whom marks speak of: pods whose hooks an earlier agent's programs still have may mark already.
+    fn write_pods(&mut self) {
+        let locals: Vec<Local> = self.endpoints.iter().cloned().collect();
+        for local in locals {
+            if let Err(error) = self.store.write_pod(&local.endpoint) {
+                self.fail(&local, &error.to_string());
             }
         }
     }
@@ -259,6 +308,7 @@ impl Enforcer {
 
     fn detach(&mut self, local: &Local) {
         self.attached.remove(&local.ifindex);
+        self.live.remove(&local.ifindex);
         self.failed.remove(&local.ifindex);
         self.overtaken.remove(&local.ifindex);
         if let Err(error) = self.hooks.detach(local.ifindex) {

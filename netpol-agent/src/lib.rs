@@ -9,6 +9,9 @@
 //!
 //! Start at `pipeline`, the one module that joins two stages.
 
+#[cfg(all(feature = "next-abi", not(debug_assertions)))]
+compile_error!("the feature `next-abi` is for tests of upgrades and never shipped: build without it");
+
 pub mod check;
 pub mod cli;
 pub mod cluster;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 use ipnet::IpNet;
-use netpol_common::abi::{Config, Mark, PORT_SET_BYTES, Prefix, V4, V6};
+use netpol_common::abi::{ABI_VERSION, Config, Mark, PORT_SET_BYTES, Prefix, V4, V6};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -24,6 +24,7 @@ use crate::datapath::installed::Installed;
 use crate::datapath::loader::{self, LoadOptions};
 use crate::datapath::sizing::Sizing;
 use crate::datapath::store::KernelStore;
+use crate::datapath::takeover::{self, Others};
 use crate::endpoints::{Endpoints, Left};
 use crate::enforcer::{Enforcer, Parts};
 use crate::flow::decode::decode;
@@ -69,22 +70,26 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
     let (source, changes) = ManifestSource::load(&args.manifests)?;
     let started = Instant::now();
     let datapath = loader::open(&load_options(args)?)?;
-    tracing::debug!(took = ?started.elapsed(), adopted = datapath.adopted, "programs verified");
+    tracing::debug!(took = ?started.elapsed(), adopted = datapath.adopted, abi = ABI_VERSION, "programs verified");
     for kept in &datapath.kept_sizes {
         tracing::warn!("{kept}");
+    }
+    for loss in &datapath.losses {
+        tracing::warn!("{loss}");
     }
     if let Some(log) = datapath.debug_log {
         tokio::spawn(log);
     }
     let node_config = NodeConfig { pod_interfaces: args.pod_interfaces.clone() };
     let mut ring = EventRing::new(datapath.events).context("cannot wait on the event ring")?;
+    let hooks = Hooks::new(datapath.programs, datapath.pins, args.attach);
     let mut pipeline = Pipeline {
         source,
         source_problems: Vec::new(),
         said: Vec::new(),
         node_name: args.node.clone(),
         node: Node::start(&node_config).await?,
-        enforcer: enforcer(args, datapath.store, Hooks::new(datapath.programs, datapath.pins, args.attach))?,
+        enforcer: enforcer(args, datapath.store, hooks, datapath.others)?,
         clock: clock()?,
         printer: Printer::start(args.output).context("cannot start the printer of drops")?,
         unknown_events: 0,
@@ -315,7 +320,8 @@ fn set_service_ranges(config: &mut Config, ranges: &[IpNet]) -> Result<()> {
     Ok(())
 }
 
-fn enforcer(args: &RunArgs, store: KernelStore, hooks: Hooks) -> Result<Enforcer> {
+fn enforcer(args: &RunArgs, mut store: KernelStore, hooks: Hooks, others: Others) -> Result<Enforcer> {
+    let left = takeover::left(&mut store, &others, &hooks)?;
     let actual = store.actual()?;
     let slots = u16::try_from(store.slots()).context("more slots than a flow key can name")?;
     let numbers = actual.port_sets();
@@ -330,7 +336,8 @@ fn enforcer(args: &RunArgs, store: KernelStore, hooks: Hooks) -> Result<Enforcer
     let installed = Installed { tables, words: actual.words };
     let limits = Limits { slots: u32::from(slots), ..Limits::default() };
     let mut endpoints = Endpoints::new(slots, args.pending_pods == Pending::Deny);
-    endpoints.adopt(actual.endpoints.iter().map(|(&ifindex, &endpoint)| Left { ifindex, endpoint }));
+    let adopted = left.endpoints.iter().map(|(&ifindex, &endpoint)| Left { ifindex, endpoint });
+    endpoints.adopt(adopted, installed.words.keys().copied().chain(left.freed));
     Ok(Enforcer::new(Parts {
         compiler: Compiler::new(limits, installed.numbers()),
         applier: Applier::new(installed, args.on_apply_failure.into()),
@@ -338,6 +345,8 @@ fn enforcer(args: &RunArgs, store: KernelStore, hooks: Hooks) -> Result<Enforcer
         hooks,
         endpoints,
         backstop: Backstop::new(args.mark_mask),
+        live: left.live,
+        others,
     }))
 }
 

@@ -102,7 +102,7 @@ fn send<A: Address>(skb: &SkBuff<'_>, report: &Report<'_, A>, suppressed: u32) {
         (*event).reason = report.reason as u8;
         write_words((&raw mut (*event).source_mac).cast(), source_mac);
         write_words((&raw mut (*event).destination_mac).cast(), destination_mac);
-        (*event).pad = [0; 8];
+        (*event).pad = [0; Event::PAD];
     }
     // SAFETY: as above.
     unsafe {

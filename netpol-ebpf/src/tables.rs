@@ -54,6 +54,8 @@ fn copied(at: *const Endpoint) -> Endpoint {
             pad: 0,
             ipv4: core::ptr::read_volatile(&raw const (*at).ipv4),
             ipv6: V6([w, x, y, z]),
+            #[cfg(feature = "next-abi")]
+            next: [0; 2],
         }
     }
 }

@@ -111,18 +111,33 @@ pub fn during<T>(cluster: &Cluster, flows: &[Flow], tally: &Tally, body: impl Fn
     thread::scope(|scope| {
         let mut running = Vec::new();
         for flow in flows {
-            let namespace = cluster.namespace(&flow.from)?;
+            let Ok(namespace) = cluster.namespace(&flow.from) else {
+                over.store(true, Ordering::Relaxed);
+                anyhow::bail!("{flow}: no such place");
+            };
             let over = &over;
             running.push((flow, scope.spawn(move || namespace.enter(|| Client { flow, over, tally }.run())?)));
         }
-        let outcome = body();
-        over.store(true, Ordering::Relaxed);
+        let outcome = {
+            // Also when it panics: the scope waits for the flows.
+            let _end = EndOnDrop(&over);
+            body()
+        };
         for (flow, thread) in running {
             let ended = thread.join().unwrap_or_else(|_panic| Err(anyhow::anyhow!("a panic")));
             ended.with_context(|| format!("{flow}"))?;
         }
         outcome
     })
+}
+
+/// Ends the flows when it goes.
+pub(crate) struct EndOnDrop<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A flow, on a thread in the namespace of its place.

@@ -1,6 +1,6 @@
 //! Whether this machine can run a test: a test that cannot says why and is skipped, and fails under CI.
 
-use crate::agent;
+use crate::agent::{self, Version};
 
 /// True if namespaces can be made here. Otherwise says why, and fails under CI.
 ///
@@ -18,6 +18,15 @@ pub fn has_kernel() -> bool {
 #[must_use]
 pub fn has_agent() -> bool {
     has_kernel() && agent::binary().map_or_else(|error| skip(&format!("{error:#}")), |_binary| true)
+}
+
+/// As [`has_agent`], and so is the one with another ABI.
+///
+/// # Panics
+/// Under CI, if not.
+#[must_use]
+pub fn has_both_agents() -> bool {
+    has_agent() && Version::Next.binary().map_or_else(|error| skip(&format!("{error:#}")), |_binary| true)
 }
 
 /// True in the full tier: `cargo xtask test --full`.

@@ -12,6 +12,7 @@ use std::thread;
 use anyhow::Result;
 
 use crate::connection::{Connection, Side};
+use crate::counted::EndOnDrop;
 use crate::probe::{Outcome, PATIENCE, Probe, SILENCE};
 use crate::servers::Transport;
 use crate::shop::Shop;
@@ -103,9 +104,9 @@ impl<'a> Traffic<'a> {
             if !self.forbidden.is_empty() {
                 scope.spawn(|| self.intrude(&tally));
             }
-            let result = work();
-            tally.over.store(true, Ordering::Relaxed);
-            result
+            // Also when it panics: the scope waits for the threads.
+            let _end = EndOnDrop(&tally.over);
+            work()
         });
         let list = |list: Mutex<Vec<String>>| list.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         let report = Report {

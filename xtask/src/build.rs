@@ -19,15 +19,21 @@ pub(crate) const OBJECT_VARIABLE: &str = "NETPOL_BPF_OBJECT";
 
 const TARGET: &str = "bpfel-unknown-none";
 
+/// The cargo feature of the test build whose maps are laid out otherwise, and where it goes, below the target directory.
+const NEXT: &str = "next-abi";
+
 /// Options of `build`.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub(crate) struct Options {
     /// Optimise the programs (the BPF object always is).
     #[arg(long)]
-    release: bool,
+    pub(crate) release: bool,
     /// With a BPF object that logs each packet.
     #[arg(long)]
-    debug_ebpf: bool,
+    pub(crate) debug_ebpf: bool,
+    /// An agent whose maps are laid out otherwise as well (to target/next-abi), to try upgrades with.
+    #[arg(long)]
+    pub(crate) next_abi: bool,
 }
 
 /// Options of `build-ebpf`.
@@ -40,6 +46,9 @@ pub(crate) struct EbpfOptions {
 
 /// Builds the object and every program.
 pub(crate) fn run(options: Options) -> Result<PathBuf> {
+    if options.next_abi {
+        next_abi()?;
+    }
     let object = ebpf(EbpfOptions { debug: options.debug_ebpf })?;
     let mut cargo = shell::cargo();
     cargo.arg("build").args(["-p", "netpol-agent", "-p", "netpol-tests", "--bins"]).env(OBJECT_VARIABLE, &object);
@@ -48,6 +57,23 @@ pub(crate) fn run(options: Options) -> Result<PathBuf> {
     }
     shell::run(&mut cargo)?;
     Ok(object)
+}
+
+/// Builds an agent with another ABI, and its object, for the tests of upgrades. To a place of their own: nothing that is
+/// shipped looks there. Comes before the ordinary build, which then puts its own in cargo's usual places.
+fn next_abi() -> Result<()> {
+    setup::ensure()?;
+    let place = shell::target().join(NEXT);
+    shell::run(nightly_cargo("build", false)?.args(["--features", NEXT]))?;
+    let object = place.join("netpol");
+    copy_if_changed(&shell::target().join(TARGET).join("release").join("netpol"), &object)?;
+    // The tests' package is named although nothing of it is built: so the dependencies get the features that they have
+    // in every other build, and are not built a second time.
+    let mut cargo = shell::cargo();
+    cargo.args(["build", "-p", "netpol-agent", "-p", "netpol-tests", "--bin", "netpol-agent"]);
+    cargo.args(["--features", &format!("netpol-agent/{NEXT}")]).env(OBJECT_VARIABLE, &object);
+    shell::run(&mut cargo)?;
+    copy_if_changed(&shell::target().join("debug").join("netpol-agent"), &place.join("netpol-agent"))
 }
 
 /// Builds the object and returns where it is.
@@ -101,5 +127,7 @@ fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
     if let Some(directory) = to.parent() {
         fs::create_dir_all(directory)?;
     }
-    fs::write(to, new).with_context(|| format!("cannot write {}", to.display()))
+    fs::write(to, new).with_context(|| format!("cannot write {}", to.display()))?;
+    // A program must stay one.
+    fs::set_permissions(to, fs::metadata(from)?.permissions()).with_context(|| format!("cannot mark {}", to.display()))
 }

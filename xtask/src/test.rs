@@ -93,7 +93,7 @@ impl Tally {
 pub(crate) fn run(options: &Options) -> Result<bool> {
     let ci = in_ci();
     let levels = if options.level == Level::All { Level::EACH.to_vec() } else { vec![options.level] };
-    let object = if levels.iter().any(|level| level.needs_kernel()) { Some(prepare()) } else { None };
+    let object = if levels.iter().any(|level| level.needs_kernel()) { Some(prepare(&levels)) } else { None };
     let mut total = Tally::default();
     let mut words = Vec::new();
     for level in levels {
@@ -127,8 +127,8 @@ pub(crate) fn why_no_kernel() -> Option<anyhow::Error> {
 }
 
 /// The object and the programs that the levels with a kernel need.
-fn prepare() -> Result<PathBuf> {
-    build::run(build::Options::default())
+fn prepare(levels: &[Level]) -> Result<PathBuf> {
+    build::run(build::Options { next_abi: levels.contains(&Level::Netns), ..build::Options::default() })
 }
 
 /// Errors mean that the level could not run.
@@ -181,7 +181,9 @@ fn commands(level: Level) -> Result<Vec<Command>> {
             "netpol-agent",
             "-p",
             "xtask",
-            "--all-features",
+            // Not all features: that would be another ABI.
+            "--features",
+            "netpol-common/user",
             "--tests",
         ]));
         commands.push(cargo(&["-p", "netpol-tests", "--lib", "--bins"]));

@@ -5,16 +5,21 @@
 //! programs, filters and qdiscs are left alone. It knows no pods, writes no map, and acts in the network namespace of the
 //! calling thread. Start at [`Hooks::attach`].
 
+mod left;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::AsFd;
 use std::str::FromStr;
 
-use netpol_common::abi::Hook;
+use netpol_common::abi::{Hook, map};
 
 use super::loader::Programs;
 use super::pins::{PinDir, PinError, program_name};
 use super::{sys, tc};
+
+pub use left::cleanup;
+use left::{collect_vanished, detach_clsact, detach_filters, detach_tcx, live_link, tcx_programs};
 
 /// What an interface is to the datapath.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -222,13 +227,38 @@ impl Hooks {
         detach_clsact(&self.pins, ifindex)
     }
 
+    /// Every interface of this network namespace.
+    ///
+    /// # Errors
+    /// If the kernel does not list them.
+    pub fn interfaces(&self) -> Result<BTreeSet<u32>, AttachError> {
+        left::interfaces()
+    }
+
+    /// Removes pins that are about interfaces which are gone.
+    ///
+    /// # Errors
+    /// If the pin directory cannot be read or cleaned.
+    pub fn forget_vanished(&self) -> Result<(), AttachError> {
+        collect_vanished(&self.pins)
+    }
+
     /// Interfaces on which an earlier agent left something; those that are gone are forgotten first.
     ///
     /// # Errors
     /// If the pin directory cannot be read or cleaned.
     pub fn left_by_earlier_agent(&self) -> Result<BTreeSet<u32>, AttachError> {
-        collect_vanished(&self.pins)?;
+        self.forget_vanished()?;
         Ok(self.pins.interfaces()?)
+    }
+
+    /// True if a program of an earlier agent, or of this one, sits at a hook of this role of this interface of this network
+    /// namespace. It was attached to this very interface, as it ends with it; an interface index alone may have been another's.
+    ///
+    /// # Errors
+    /// If the kernel refuses to say.
+    pub fn is_live(&self, ifindex: u32, role: Role) -> Result<bool, AttachError> {
+        left::is_live(&self.pins, ifindex, role)
     }
 
     /// True if our programs are at the hooks of an interface of this role.
@@ -238,7 +268,7 @@ impl Hooks {
     pub fn is_attached(&self, ifindex: u32, role: Role) -> Result<bool, AttachError> {
         for &hook in role.hooks() {
             let wanted = self.programs.at(hook).id;
-            let tcx = tcx_programs(ifindex, hook)?.contains(&wanted);
+            let tcx = tcx_programs(ifindex, hook)?.iter().any(|program| program.id == wanted);
             let own = tc::own_filter(ifindex, hook).map_err(refused("look for the filter of", ifindex, hook))?;
             if !tcx && own != (tc::Filter::Ours { program: wanted }) {
                 return Ok(false);
@@ -261,23 +291,16 @@ impl Hooks {
 
     /// Swaps our program into the pinned link, if there is a live one.
     fn adopt_link(&self, ifindex: u32, hook: Hook) -> Result<bool, AttachError> {
-        let path = self.pins.link(ifindex, hook);
-        let link = match sys::open_pin(&path) {
-            Ok(link) => link,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(refused("open the pinned link of", ifindex, hook)(error)),
-        };
-        let live = sys::link_info(link.as_fd()).map_err(refused("read the pinned link of", ifindex, hook))?;
-        if live.ifindex == ifindex {
-            match sys::link_update(link.as_fd(), self.programs.at(hook).fd.as_fd()) {
-                Ok(()) => return Ok(true),
-                Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
-                Err(error) => return Err(refused("swap", ifindex, hook)(error)),
+        let Some(link) = live_link(&self.pins, ifindex, hook)? else { return Ok(false) };
+        match sys::link_update(link.as_fd(), self.programs.at(hook).fd.as_fd()) {
+            Ok(()) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
+                // The interface vanished just now.
+                self.pins.remove(&self.pins.link(ifindex, hook))?;
+                Ok(false)
             }
+            Err(error) => Err(refused("swap", ifindex, hook)(error)),
         }
-        // The link of an interface that is gone; this one has its index again.
-        self.pins.remove(&path)?;
-        Ok(false)
     }
 
     fn create_link(&self, ifindex: u32, hook: Hook) -> Result<(), AttachError> {
@@ -294,16 +317,7 @@ impl Hooks {
 
     fn attach_clsact(&self, ifindex: u32, role: Role) -> Result<Attachment, AttachError> {
         let mut adopted = Vec::new();
-        match tc::add_clsact(ifindex).map_err(refused("add the clsact qdisc for", ifindex, QDISC))? {
-            tc::Added::New => {
-                let mark = self.pins.clsact_mark(ifindex);
-                self.pins.remove(&mark)?;
-                let program = self.programs.at(QDISC).fd.as_fd();
-                sys::pin(program, &mark).map_err(refused("mark the qdisc of", ifindex, QDISC))?;
-            }
-            tc::Added::Present => {}
-            tc::Added::Blocked => return Err(AttachError::IngressQdisc { ifindex }),
-        }
+        self.add_clsact(ifindex)?;
         for &hook in role.hooks() {
             match tc::own_filter(ifindex, hook).map_err(refused("look for the filter of", ifindex, hook))? {
                 tc::Filter::Foreign => return Err(AttachError::Taken { ifindex, hook }),
@@ -316,110 +330,33 @@ impl Hooks {
         Ok(Attachment { mechanism: Mechanism::Clsact, adopted, ahead: Vec::new() })
     }
 
+    /// Makes the qdisc, marked as ours before it is there: whoever finds the one without the other can tell.
+    fn add_clsact(&self, ifindex: u32) -> Result<(), AttachError> {
+        let mark = self.pins.clsact_mark(ifindex);
+        let marked = mark.exists();
+        if !marked {
+            // Any small map will do.
+            let pinned = sys::open_pin(&self.pins.map(map::EVENTS_LOST)).and_then(|any| sys::pin(any.as_fd(), &mark));
+            pinned.map_err(refused("mark the qdisc of", ifindex, QDISC))?;
+        }
+        let added = tc::add_clsact(ifindex).map_err(refused("add the clsact qdisc for", ifindex, QDISC));
+        if !marked && !matches!(added, Ok(tc::Added::New)) {
+            self.pins.remove(&mark)?;
+        }
+        match added? {
+            tc::Added::New | tc::Added::Present => Ok(()),
+            tc::Added::Blocked => Err(AttachError::IngressQdisc { ifindex }),
+        }
+    }
+
     fn ahead(&self, ifindex: u32, hook: Hook) -> Result<Vec<u32>, AttachError> {
         let ours = self.programs.at(hook).id;
-        let programs = tcx_programs(ifindex, hook)?;
+        let programs: Vec<u32> = tcx_programs(ifindex, hook)?.iter().map(|program| program.id).collect();
         if !programs.contains(&ours) {
             // With clsact ours runs after every TCX program.
             return Ok(programs);
         }
         Ok(programs.into_iter().take_while(|program| *program != ours).collect())
-    }
-}
-
-/// Removes everything of ours from the kernel: hooks of every interface in this network namespace, links, maps. Needs no
-/// programs and no working agent.
-///
-/// # Errors
-/// The first removal that failed; run it again.
-pub fn cleanup(pins: &PinDir) -> Result<(), AttachError> {
-    for ifindex in interfaces()? {
-        detach_tcx(pins, ifindex, &HOOKS)?;
-        detach_clsact(pins, ifindex)?;
-    }
-    Ok(pins.remove_all()?)
-}
-
-/// Every interface of this network namespace.
-fn interfaces() -> Result<BTreeSet<u32>, AttachError> {
-    let interfaces = nix::net::if_::if_nameindex().map_err(|error| AttachError::Interfaces(error.into()))?;
-    Ok(interfaces.iter().map(|interface| interface.index()).collect())
-}
-
-/// Forgets the pins of interfaces that are gone.
-fn collect_vanished(pins: &PinDir) -> Result<(), AttachError> {
-    let present = interfaces()?;
-    for ifindex in pins.interfaces()? {
-        for hook in HOOKS {
-            let path = pins.link(ifindex, hook);
-            let dead = match sys::open_pin(&path) {
-                Ok(link) => sys::link_info(link.as_fd()).is_ok_and(|info| info.ifindex == 0),
-                Err(_) => false,
-            };
-            if dead {
-                pins.remove(&path)?;
-            }
-        }
-        if !present.contains(&ifindex) {
-            pins.remove(&pins.clsact_mark(ifindex))?;
-        }
-    }
-    Ok(())
-}
-
-fn detach_tcx(pins: &PinDir, ifindex: u32, hooks: &[Hook]) -> Result<(), AttachError> {
-    // from_pod first: until to_pod is gone, what reaches the pod is still judged.
-    for &hook in hooks.iter().rev() {
-        let path = pins.link(ifindex, hook);
-        match sys::open_pin(&path) {
-            // Without its pin the link would end too, but some time later.
-            Ok(link) => sys::link_detach(link.as_fd()).map_err(refused("detach", ifindex, hook))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(refused("open the pinned link of", ifindex, hook)(error)),
-        }
-        pins.remove(&path)?;
-    }
-    Ok(())
-}
-
-fn detach_filters(ifindex: u32, hooks: &[Hook]) -> Result<(), AttachError> {
-    for &hook in hooks.iter().rev() {
-        let failed = |operation| refused(operation, ifindex, hook);
-        let result = match tc::own_filter(ifindex, hook) {
-            Ok(tc::Filter::Ours { .. }) => tc::remove_filter(ifindex, hook),
-            Ok(_) => Ok(()),
-            Err(error) => Err(error),
-        };
-        match result.map_err(failed("detach")) {
-            Ok(()) | Err(AttachError::Gone { .. }) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// Removes all our filters, and the qdisc if we made it and nobody else uses it.
-fn detach_clsact(pins: &PinDir, ifindex: u32) -> Result<(), AttachError> {
-    detach_filters(ifindex, &HOOKS)?;
-    let mark = pins.clsact_mark(ifindex);
-    if !mark.exists() {
-        return Ok(());
-    }
-    let left = DIRECTIONS.into_iter().map(|hook| tc::count_filters(ifindex, hook).unwrap_or(1));
-    if left.sum::<usize>() == 0 {
-        match tc::remove_clsact(ifindex).map_err(refused("remove the clsact qdisc for", ifindex, QDISC)) {
-            Ok(()) | Err(AttachError::Gone { .. }) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(pins.remove(&mark)?)
-}
-
-/// Ids of the TCX programs at a hook; none on a kernel without TCX.
-fn tcx_programs(ifindex: u32, hook: Hook) -> Result<Vec<u32>, AttachError> {
-    match sys::tcx_programs(ifindex, hook) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(Vec::new()),
-        other => other.map_err(refused("list the programs beside", ifindex, hook)),
     }
 }
 

@@ -1,7 +1,8 @@
 //! Loads the BPF object: settings and sizes in, verified programs and pinned maps out.
 //!
-//! Maps that are pinned already (by an earlier agent of the same ABI version) are adopted with all they hold, so that a
-//! restart forgets no flow and changes no verdict. Nothing is attached here. Start at [`open`].
+//! Maps that are pinned already in the layout of this version are adopted with all they hold, so that a restart or an upgrade
+//! forgets no flow and changes no verdict; the others are made anew (`takeover` says what carries over). Nothing is attached
+//! here. Start at [`open`].
 //!
 //! Needs `CAP_BPF`, `CAP_NET_ADMIN` and `CAP_PERFMON` only.
 
@@ -21,6 +22,7 @@ use super::pins::{PinDir, PinError, PinLock, program_name};
 use super::sizing::{KeptSize, Sizing, SizingError};
 use super::store::{KernelStore, OpenError};
 use super::sys;
+use super::takeover::{Others, TakeoverError, carry_revisions};
 use crate::problem::chain;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netpol.bpf.o"));
@@ -49,6 +51,9 @@ pub enum LoadError {
     /// A map of the store cannot be opened.
     #[error(transparent)]
     Store(#[from] OpenError),
+    /// What another version left cannot be read.
+    #[error(transparent)]
+    Takeover(#[from] TakeoverError),
     /// The kernel's tick rate is unknown.
     #[error("cannot read the kernel's tick rate: {0}")]
     Ticks(#[source] io::Error),
@@ -153,8 +158,12 @@ pub struct Datapath {
     pub sizing: Sizing,
     /// Maps that kept a size other than the one asked for: worth a warning each.
     pub kept_sizes: Vec<KeptSize>,
-    /// True if the maps were pinned by an earlier agent: what they hold is live.
+    /// True if maps were pinned by an earlier agent: what they hold is live.
     pub adopted: bool,
+    /// Maps of other layouts that an agent of another version left.
+    pub others: Others,
+    /// What is lost as they are of other layouts: worth a warning each.
+    pub losses: Vec<&'static str>,
     /// With a debug build of the object: forwards what the programs log to `tracing`. Spawn it; it never ends.
     pub debug_log: Option<DebugLog>,
 }
@@ -186,8 +195,17 @@ pub fn open(options: &LoadOptions) -> Result<Datapath, LoadError> {
     let object = embedded_object()?;
     let pins = PinDir::create(&options.bpffs)?;
     let lock = pins.lock()?;
-    let adopted = pinned_info(&pins.map(map::POLICY_WORDS)).is_some();
-    let (sizing, kept_sizes) = options.sizing.of_pins(|name| pinned_info(&pins.map(name)))?;
+    let others = Others::find(&pins)?;
+    let losses = others.losses();
+    let has_own = pinned_info(&pins.map(map::POLICY_WORDS)).is_some();
+    let adopted = has_own || !others.is_empty();
+    let mut asked = options.sizing.clone();
+    // Slots carry over, so there must be as many.
+    asked.slots = others.slots().filter(|_| !has_own).unwrap_or(asked.slots);
+    let (sizing, mut kept_sizes) = asked.of_pins(|name| pinned_info(&pins.map(name)))?;
+    if asked.slots != options.sizing.slots {
+        kept_sizes.push(KeptSize { map: map::POLICY_WORDS, kept: asked.slots, wanted: options.sizing.slots });
+    }
     let mut ebpf = load_object(object, &options.config, &sizing, Some(&pins))?;
     let programs = Programs {
         from_pod: load_program(&mut ebpf, program_name(Hook::FromPod))?,
@@ -197,8 +215,9 @@ pub fn open(options: &LoadOptions) -> Result<Datapath, LoadError> {
     let debug_log = debug_log(&mut ebpf);
     keep_secret(&mut ebpf)?;
     let events = open_events(&pins)?;
-    let store = KernelStore::open(&pins)?;
-    Ok(Datapath { programs, store, events, pins, lock, sizing, kept_sizes, adopted, debug_log })
+    let mut store = KernelStore::open(&pins)?;
+    carry_revisions(&mut store, &others)?;
+    Ok(Datapath { programs, store, events, pins, lock, sizing, kept_sizes, adopted, others, losses, debug_log })
 }
 
 /// Parses an object, sets its settings and sizes, and makes its maps: pinned and adopted below `pins`, or private to the

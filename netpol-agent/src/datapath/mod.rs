@@ -1,5 +1,5 @@
 //! From the desired map contents to the kernel: `desired` (value), `diff` (pure), `plan` and `apply` (order and
-//! failure), `ids` (which numbers are free), `store`, `loader`, `attach` (the kernel).
+//! failure), `ids` (which numbers are free), `store`, `loader`, `attach`, `takeover` (the kernel).
 
 pub mod apply;
 pub mod attach;
@@ -15,6 +15,7 @@ pub mod plan;
 pub mod sizing;
 pub mod store;
 mod sys;
+pub mod takeover;
 mod tc;
 #[cfg(test)]
 mod tests;

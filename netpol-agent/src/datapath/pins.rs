@@ -1,7 +1,10 @@
-//! Where everything of ours is pinned: one directory, `<bpffs>/netpol/abi<version>/{maps,links}`, and the lock on it.
+//! Where everything of ours is pinned: one directory, `<bpffs>/netpol/{maps,links}`, and the lock on it.
 //!
 //! In: the mount point of a BPF file system. Out: a [`PinDir`], locked for the life of the value, or why not. It holds
 //! every name of ours in the file system, so that clean-up is the removal of what is below. It never looks into a map.
+//!
+//! The pin of a map is named `NAME-v<layout>`: versions of the agent share the maps whose layout they agree on. The pin of a
+//! link is named `<ifindex>-<program>`, whichever version's program it runs.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, TryLockError};
@@ -9,13 +12,17 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use netpol_common::abi::{ABI_VERSION, Hook, program};
+use netpol_common::abi::{Hook, layout, program};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-/// Directory below the mount point that holds everything of ours, of every ABI version.
+/// Directory below the mount point that holds everything of ours, of every version.
 const ROOT: &str = "netpol";
 /// File name suffix of [`PinDir::clsact_mark`].
 const CLSACT: &str = "clsact";
+/// Between name and layout version of a map's pin; kernel: a name in a BPF file system may have no dot.
+const LAYOUT: &str = "-v";
+/// Begins the file name of a pin that was set aside.
+const ASIDE: &str = "elsewhere-";
 
 /// Why the pin directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -59,11 +66,21 @@ impl PinError {
     }
 }
 
-/// The pin directory of this ABI version. Cheap to clone; holds no lock itself.
+/// The pin directory. Cheap to clone; holds no lock itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PinDir {
     root: PathBuf,
-    versioned: PathBuf,
+}
+
+/// The pin of a map that is not of this version's layout, or of a map that this version has not.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OtherLayout {
+    /// Name of the map.
+    pub name: String,
+    /// Its layout version.
+    pub layout: u32,
+    /// The pin.
+    pub path: PathBuf,
 }
 
 /// The lock on a [`PinDir`]; released when dropped and when the process ends, however it ends.
@@ -88,7 +105,7 @@ impl PinDir {
     /// If `bpffs` is not a BPF file system or directories cannot be made there.
     pub fn create(bpffs: &Path) -> Result<Self, PinError> {
         let dir = Self::at(bpffs)?;
-        for path in [&dir.root, &dir.versioned, &dir.maps(), &dir.links()] {
+        for path in [&dir.root, &dir.maps(), &dir.links()] {
             match DirBuilder::new().mode(0o700).create(path) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -108,12 +125,10 @@ impl PinDir {
         if kind != BPF_FS_MAGIC {
             return Err(not_bpffs(format!("it is a file system of type {:#x}", kind.0)));
         }
-        let root = bpffs.join(ROOT);
-        let versioned = root.join(format!("abi{ABI_VERSION}"));
-        Ok(Self { root, versioned })
+        Ok(Self { root: bpffs.join(ROOT) })
     }
 
-    /// Takes the lock that keeps two agents from working on the same pins. It covers every ABI version.
+    /// Takes the lock that keeps two agents from working on the same pins, whatever their versions.
     ///
     /// # Errors
     /// [`PinError::Locked`] if another process holds it.
@@ -138,19 +153,34 @@ impl PinDir {
     /// Directory of the map pins.
     #[must_use]
     pub fn maps(&self) -> PathBuf {
-        self.versioned.join("maps")
+        self.root.join("maps")
     }
 
-    /// Pin of one map.
+    /// Pin of one map in the layout of this version.
     #[must_use]
     pub fn map(&self, name: &str) -> PathBuf {
-        self.maps().join(name)
+        self.maps().join(format!("{name}{LAYOUT}{}", layout(name)))
+    }
+
+    /// Pins of maps that are not among `names` in this version's layout: an older or newer agent made them.
+    ///
+    /// # Errors
+    /// If the directory cannot be read; a missing one holds nothing.
+    pub fn other_layouts(&self, names: &BTreeSet<&str>) -> Result<BTreeSet<OtherLayout>, PinError> {
+        let other = |file: &str| {
+            let (name, number) = file.rsplit_once(LAYOUT)?;
+            let number: u32 = number.parse().ok()?;
+            let path = self.maps().join(file);
+            let is_ours = names.contains(name) && layout(name) == number;
+            (!is_ours).then(|| OtherLayout { name: name.to_owned(), layout: number, path })
+        };
+        Ok(list(&self.maps())?.iter().filter_map(|file| other(file)).collect())
     }
 
     /// Directory of the link pins.
     #[must_use]
     pub fn links(&self) -> PathBuf {
-        self.versioned.join("links")
+        self.root.join("links")
     }
 
     /// Pin of the TCX link at one hook of one interface.
@@ -159,8 +189,12 @@ impl PinDir {
         self.links().join(format!("{ifindex}-{}", program_name(hook)))
     }
 
-    /// Marks an interface whose clsact qdisc is of our making: a pin of a program, as a BPF file system holds nothing
-    /// else.
+    /// Where the pin of a link goes whose interface is in another network namespace: see [`Self::set_aside`].
+    fn aside(&self, ifindex: u32, hook: Hook, link: u32) -> PathBuf {
+        self.links().join(format!("{ASIDE}{ifindex}-{}-{link}", program_name(hook)))
+    }
+
+    /// Marks an interface whose clsact qdisc is of our making: a pin of a small map, as a BPF file system holds no files.
     #[must_use]
     pub fn clsact_mark(&self, ifindex: u32) -> PathBuf {
         self.links().join(format!("{ifindex}-{CLSACT}"))
@@ -171,18 +205,25 @@ impl PinDir {
     /// # Errors
     /// If the directory cannot be read; a missing one holds nothing.
     pub fn interfaces(&self) -> Result<BTreeSet<u32>, PinError> {
-        let directory = self.links();
-        let entries = match fs::read_dir(&directory) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
-            Err(error) => return Err(PinError::io("list", &directory)(error)),
-        };
-        let mut interfaces = BTreeSet::new();
-        for entry in entries {
-            let name = entry.map_err(PinError::io("list", &directory))?.file_name();
-            interfaces.extend(name.to_str().and_then(interface_of));
-        }
-        Ok(interfaces)
+        Ok(list(&self.links())?.iter().filter_map(|file| interface_of(file)).collect())
+    }
+
+    /// Pins that [`Self::set_aside`] made.
+    ///
+    /// # Errors
+    /// If the directory cannot be read.
+    pub fn set_aside_earlier(&self) -> Result<Vec<PathBuf>, PinError> {
+        let files = list(&self.links())?;
+        Ok(files.iter().filter(|file| file.starts_with(ASIDE)).map(|file| self.links().join(file)).collect())
+    }
+
+    /// Gives the pin of a link another name, so that the link lives on where it is and the name is free.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn set_aside(&self, ifindex: u32, hook: Hook, link: u32) -> Result<(), PinError> {
+        let pin = self.link(ifindex, hook);
+        fs::rename(&pin, self.aside(ifindex, hook, link)).map_err(PinError::io("rename", &pin))
     }
 
     /// Removes one pin; absent is fine. With the pin of a link goes the link, unless somebody else holds it.
@@ -196,24 +237,29 @@ impl PinDir {
         }
     }
 
-    /// Removes every pin of ours, of every ABI version, links (the hooks) first. Absent is fine.
+    /// Removes every pin of ours, of every version, links (the hooks) first. Absent is fine.
     ///
     /// # Errors
     /// The first removal that failed.
     pub fn remove_all(&self) -> Result<(), PinError> {
-        let versions = match fs::read_dir(&self.root) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(PinError::io("list", &self.root)(error)),
-        };
-        for version in versions {
-            let version = version.map_err(PinError::io("list", &self.root))?.path();
-            for directory in [version.join("links"), version.join("maps"), version] {
-                remove_tree(&directory)?;
-            }
-        }
-        fs::remove_dir(&self.root).map_err(PinError::io("remove", &self.root))
+        remove_tree(&self.links())?;
+        remove_tree(&self.root)
     }
+}
+
+/// Names in a directory; a missing one holds nothing, and names that are no text are not ours.
+fn list(directory: &Path) -> Result<Vec<String>, PinError> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(PinError::io("list", directory)(error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(PinError::io("list", directory))?.file_name();
+        names.extend(name.into_string());
+    }
+    Ok(names)
 }
 
 fn remove_tree(directory: &Path) -> Result<(), PinError> {

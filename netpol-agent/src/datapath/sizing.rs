@@ -73,7 +73,8 @@ pub enum SizingError {
     /// A pinned map has keys or values of another size.
     #[error(
         "the pinned map {map} has keys of {key} and values of {value} bytes, this agent needs {wanted_key} and \
-         {wanted_value}: another version left it behind; run `netpol-agent cleanup` and start again"
+         {wanted_value}: another build left it behind that calls its layout the same; run `netpol-agent cleanup` and start \
+         again"
     )]
     Layout {
         /// Map name.

@@ -102,6 +102,20 @@ impl KernelStore {
         self.words.load(usize::from(slot)).map(PolicyWord)
     }
 
+    /// Moves a slot to another policy word.
+    ///
+    /// # Errors
+    /// If there is no such slot.
+    pub fn write_policy_word(&mut self, slot: u16, word: PolicyWord) -> Stored {
+        let written = self.words.store(usize::from(slot), word.0);
+        let beyond = || io::Error::other(format!("there are only {} slots", self.words.len()));
+        written.then_some(()).ok_or_else(beyond).map_err(|source| StoreError {
+            operation: format!("move slot {slot} to policy word {:#x}", word.0),
+            map: map::POLICY_WORDS,
+            source,
+        })
+    }
+
     /// Writes the endpoint of an interface. Write it before the hooks are attached.
     ///
     /// # Errors
@@ -279,15 +293,7 @@ impl KernelStore {
             Op::RemoveAddress(address) => self.remove_address(*address),
             Op::WriteCidr(block, identity) => self.write_cidr(*block, *identity),
             Op::RemoveCidr(block) => self.remove_cidr(*block),
-            Op::WritePolicyWord { slot, word } => {
-                let written = self.words.store(usize::from(*slot), word.0);
-                let beyond = || io::Error::other(format!("there are only {} slots", self.words.len()));
-                written.then_some(()).ok_or_else(beyond).map_err(|source| StoreError {
-                    operation: format!("move slot {slot} to policy word {:#x}", word.0),
-                    map: map::POLICY_WORDS,
-                    source,
-                })
-            }
+            Op::WritePolicyWord { slot, word } => self.write_policy_word(*slot, *word),
         }
     }
 }

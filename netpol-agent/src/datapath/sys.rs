@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use netpol_common::abi::Hook;
 
 // Command and attach type numbers of include/uapi/linux/bpf.h, which never change.
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
@@ -35,6 +36,17 @@ const fn attach_type(hook: Hook) -> u32 {
         Hook::FromPod => BPF_TCX_INGRESS,
         Hook::ToPod | Hook::ToUplink => BPF_TCX_EGRESS,
     }
+}
+
+/// The members of `union bpf_attr` for commands on one element of a map.
+#[repr(C)]
+#[derive(Default)]
+struct Element {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
 }
 
 /// Member `link_create` of `union bpf_attr`, as TCX uses it.
@@ -111,9 +123,9 @@ struct RawLinkInfo {
 /// What the kernel says of a TCX link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TcxLink {
-    /// The program that it runs.
-    pub(super) program: u32,
-    /// Interface index, 0 once the interface is gone.
+    /// Number of the link.
+    pub(super) id: u32,
+    /// Interface index in the interface's own network namespace, 0 once the interface is gone.
     pub(super) ifindex: u32,
 }
 
@@ -180,7 +192,7 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<TcxLink> {
         info: address(std::ptr::from_mut(&mut info)),
     };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes)?;
-    Ok(TcxLink { program: info.prog_id, ifindex: info.ifindex })
+    Ok(TcxLink { id: info.id, ifindex: info.ifindex })
 }
 
 /// Pins a link at `path`, which must not exist.
@@ -197,19 +209,47 @@ pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     bpf_descriptor(BPF_OBJ_GET, &mut attributes)
 }
 
-/// Ids of the TCX programs at `hook` of an interface, in the order in which they run. Needs `CAP_NET_ADMIN` only.
-pub(super) fn tcx_programs(ifindex: u32, hook: Hook) -> io::Result<Vec<u32>> {
-    let mut ids = [0_u32; MAX_PROGRAMS];
+/// A program at a TCX hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TcxProgram {
+    /// Its id.
+    pub(super) id: u32,
+    /// Id of the link that holds it there, 0 if none does.
+    pub(super) link: u32,
+}
+
+/// The TCX programs at `hook` of an interface of this network namespace, in the order in which they run. Needs
+/// `CAP_NET_ADMIN` only.
+pub(super) fn tcx_programs(ifindex: u32, hook: Hook) -> io::Result<Vec<TcxProgram>> {
+    let (mut ids, mut links) = ([0_u32; MAX_PROGRAMS], [0_u32; MAX_PROGRAMS]);
     let mut attributes = ProgramQuery {
         target_ifindex: ifindex,
         attach_type: attach_type(hook),
         prog_ids: address(ids.as_mut_ptr()),
+        link_ids: address(links.as_mut_ptr()),
         count: u32::try_from(MAX_PROGRAMS).map_err(io::Error::other)?,
         ..ProgramQuery::default()
     };
     bpf(BPF_PROG_QUERY, &mut attributes)?;
     let count = usize::try_from(attributes.count).map_err(io::Error::other)?;
-    Ok(ids.into_iter().take(count).collect())
+    Ok(ids.into_iter().zip(links).map(|(id, link)| TcxProgram { id, link }).take(count).collect())
+}
+
+/// The value of `key` in a map with values of `size` bytes that is no per-CPU map, as bytes; `None` if it has no such key.
+pub(super) fn map_value(map: BorrowedFd<'_>, key: u32, size: u32) -> io::Result<Option<Vec<u8>>> {
+    // kernel: values are copied in units of eight bytes.
+    let mut value = vec![0; usize::try_from(size).map_err(io::Error::other)?.next_multiple_of(size_of::<u64>())];
+    let mut attributes = Element {
+        map_fd: number(map),
+        key: address(&raw const key),
+        value: address(value.as_mut_ptr()),
+        ..Element::default()
+    };
+    match bpf(BPF_MAP_LOOKUP_ELEM, &mut attributes) {
+        Ok(_zero) => Ok(Some(value)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Ticks a second: what `bpf_jiffies64` counts. `CLOCK_REALTIME_COARSE` advances once a tick.

@@ -127,11 +127,22 @@ fn what_an_earlier_agent_left_stays_until_the_pod_is_found_again() {
     follow(&mut before, &[interface(6, &[]), interface(7, &["10.0.0.1"])], &pods);
     let left = endpoint(&before, 7);
     let mut after = Endpoints::new(10, true);
-    after.adopt([Left { ifindex: 7, endpoint: left }]);
+    after.adopt([Left { ifindex: 7, endpoint: left }], []);
     // Neither MAC nor address was heard of yet, and then not even the pod.
     let silent = PodInterface { mac: None, ..interface(7, &[]) };
     follow(&mut after, std::slice::from_ref(&silent), &pods);
     assert_eq!((endpoint(&after, 7), owners(&after)), (left, vec![(left.slot, "x/a".to_owned())]));
     follow(&mut after, &[silent], &[]);
     assert_eq!((endpoint(&after, 7), owners(&after)), (left, Vec::new()));
+}
+
+#[test]
+fn slots_that_an_earlier_agent_used_come_again_last() {
+    for (used, first) in [(vec![5], 6), (vec![9], 1), (vec![], 4)] {
+        let mut endpoints = Endpoints::new(10, true);
+        let left = Endpoint { slot: 3, ..Endpoint::default() };
+        endpoints.adopt([Left { ifindex: 7, endpoint: left }], used);
+        follow(&mut endpoints, &[interface(7, &[]), interface(8, &[])], &[]);
+        assert_eq!((endpoint(&endpoints, 7).slot, endpoint(&endpoints, 8).slot), (3, first));
+    }
 }

@@ -14,7 +14,9 @@ impl Enforcer {
     pub(super) fn hooked(&self, view: &NodeView) -> BTreeSet<u32> {
         let uplinks = self.uplinks.attached().filter(|ifindex| view.uplinks.contains_key(ifindex));
         let pods = self.attached.keys().copied().filter(|ifindex| view.interfaces.contains_key(ifindex));
-        view.passages.iter().copied().chain(uplinks).chain(pods).collect()
+        // Where an earlier agent's programs still run, they judge.
+        let live = self.live.iter().copied();
+        view.passages.iter().copied().chain(uplinks).chain(pods).chain(live).collect()
     }
 
     /// Makes the backstop before the first pod's hook is there; pods that an earlier agent attached are not cut off.

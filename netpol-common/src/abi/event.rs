@@ -73,11 +73,16 @@ pub struct Event {
     /// Ethernet destination.
     pub destination_mac: [u8; 6],
     /// Always zero.
-    pub pad: [u8; 8],
+    pub pad: [u8; Event::PAD],
 }
-assert_wire_layout!(Event, size = 96, align = 8, {
+assert_wire_layout!(Event, size = 88 + Event::PAD, align = 8, {
     time: u64, source: [u8; 16], destination: [u8; 16], identity: u32, ifindex: u32, length: u32, suppressed: u32,
     revision: u32, slot: u16, policy: u16, source_port: u16, destination_port: u16, ether_type: u16, direction: u8,
     reason: u8, protocol: u8, tcp_flags: u8, icmp_type: u8, icmp_code: u8, source_mac: [u8; 6],
-    destination_mac: [u8; 6], pad: [u8; 8]
+    destination_mac: [u8; 6], pad: [u8; Event::PAD]
 });
+
+impl Event {
+    /// Bytes to the end that mean nothing.
+    pub const PAD: usize = if cfg!(feature = "next-abi") { 24 } else { 8 };
+}

@@ -2,11 +2,12 @@
 //!
 //! Every type is `repr(C)`, `Copy`, without hidden padding, and carries a layout assert beside it. Addresses are
 //! network-order bytes, ports host-order `u16`, times jiffies (`u32`) unless a field says otherwise. A change of any
-//! size, field, name or number here is a change of [`ABI_VERSION`].
+//! size, field, name or number here is a change of [`layout()`] of the maps that hold it, and of [`ABI_VERSION`].
 
 mod address;
 mod event;
 mod keys;
+mod layout;
 mod mark;
 #[cfg(feature = "user")]
 mod pod;
@@ -16,6 +17,7 @@ mod values;
 pub use address::{Mac, V4, V6};
 pub use event::{Event, Hook};
 pub use keys::{AllowKey, BackendKey, CounterIndex, FlowKey};
+pub use layout::{ENDPOINT_PREFIX, layout};
 pub use mark::{Mark, Sender};
 pub use reason::{Reason, UnknownReason};
 pub use values::{
@@ -23,9 +25,8 @@ pub use values::{
     FlowWord, FragmentCell, PolicyWord, PortRule, Prefix, RingHeads, Timeouts, TokenBucket,
 };
 
-/// Version of everything in this module. Pinned objects live in a directory that carries it, so that an agent never
-/// reads maps of another layout.
-pub const ABI_VERSION: u32 = 2;
+/// Version of everything in this module, for people: what a pinned map looks like is told by its [`layout()`].
+pub const ABI_VERSION: u32 = if cfg!(feature = "next-abi") { 3 } else { 2 };
 
 /// Identity of an address that no peer selector and no ipBlock of any local policy matches.
 pub const IDENTITY_NONE: u32 = 0;
@@ -160,8 +161,8 @@ pub mod program {
 macro_rules! assert_wire_layout {
     ($ty:ty, size = $size:expr, align = $align:expr, { $($field:tt : $field_ty:ty),+ $(,)? }) => {
         const _: () = {
-            assert!(size_of::<$ty>() == $size, "size changed: bump ABI_VERSION");
-            assert!(align_of::<$ty>() == $align, "alignment changed: bump ABI_VERSION");
+            assert!(size_of::<$ty>() == $size, "size changed: bump the layout and ABI_VERSION");
+            assert!(align_of::<$ty>() == $align, "alignment changed: bump the layout and ABI_VERSION");
             assert!(0 $(+ size_of::<$field_ty>())+ == $size, "implicit padding: add an explicit pad field");
             fn _every_field_is_listed(value: $ty) {
                 // A destructuring pattern cannot be written for a type parameterised in the macro call; field reads do.

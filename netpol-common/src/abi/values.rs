@@ -72,10 +72,19 @@ pub struct Endpoint {
     pub ipv4: V4,
     /// IPv6 address, if `HAS_V6`.
     pub ipv6: V6,
+    /// Nothing: makes the layout another one.
+    #[cfg(feature = "next-abi")]
+    pub next: [u32; 2],
 }
+#[cfg(not(feature = "next-abi"))]
 assert_wire_layout!(Endpoint, size = 32, align = 4, {
     slot: u16, flags: u16, mac: Mac, pad: u16, ipv4: V4, ipv6: V6
 });
+#[cfg(feature = "next-abi")]
+assert_wire_layout!(Endpoint, size = 40, align = 4, {
+    slot: u16, flags: u16, mac: Mac, pad: u16, ipv4: V4, ipv6: V6, next: [u32; 2]
+});
+const _: () = assert!(core::mem::offset_of!(Endpoint, ipv6) + size_of::<V6>() == super::ENDPOINT_PREFIX);
 
 impl Endpoint {
     /// True for the zeroed value of an interface that nobody registered.
@@ -100,10 +109,14 @@ pub struct PolicyWord(pub u64);
 assert_wire_layout!(PolicyWord, size = 8, align = 8, { 0: u64 });
 
 impl PolicyWord {
+    /// Bits below the ingress policy id; the egress id takes the other half of the lower 32.
+    const INGRESS: u32 = if cfg!(feature = "next-abi") { 16 } else { 0 };
+
     /// A word of its parts. Revisions of a slot never restart: a flow remembers the one it was allowed under.
     #[must_use]
     pub const fn new(ingress: u16, egress: u16, revision: u32) -> Self {
-        Self(ingress as u64 | (egress as u64) << 16 | (revision as u64) << 32)
+        let ids = (ingress as u64) << Self::INGRESS | (egress as u64) << (16 - Self::INGRESS);
+        Self(ids | (revision as u64) << 32)
     }
 
     /// The policy id of `direction`.
@@ -112,8 +125,8 @@ impl PolicyWord {
     #[expect(clippy::cast_possible_truncation, reason = "takes the 16 bits of one field")]
     pub const fn policy(self, direction: super::Direction) -> u16 {
         match direction {
-            super::Direction::Ingress => self.0 as u16,
-            super::Direction::Egress => (self.0 >> 16) as u16,
+            super::Direction::Ingress => (self.0 >> Self::INGRESS) as u16,
+            super::Direction::Egress => (self.0 >> (16 - Self::INGRESS)) as u16,
         }
     }
 

@@ -15,17 +15,19 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 pub use self::lines::Lines;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, NodePlace};
 
 /// Environment variable that names the agent's binary.
 pub const BINARY_VARIABLE: &str = "NETPOL_AGENT";
+/// Environment variable that names the binary of the agent with another ABI.
+pub const NEXT_BINARY_VARIABLE: &str = "NETPOL_AGENT_NEXT";
 /// How long the agent may take to load its programs and enforce the first manifests: a second on an idle machine, but
 /// the verifier's work is the first to suffer on a busy one.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -55,6 +57,31 @@ pub struct Options {
     pub arguments: Vec<String>,
     /// More environment, as a log filter.
     pub environment: Vec<(String, String)>,
+    /// Which agent.
+    pub version: Version,
+}
+
+/// Builds of the agent, which differ in how their maps are laid out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Version {
+    /// The one that is shipped.
+    #[default]
+    This,
+    /// One with another ABI, to upgrade to and downgrade from.
+    Next,
+}
+
+impl Version {
+    /// Its binary.
+    ///
+    /// # Errors
+    /// If it is not there.
+    pub fn binary(self) -> Result<PathBuf> {
+        match self {
+            Self::This => binary(),
+            Self::Next => next_binary(),
+        }
+    }
 }
 
 /// What the agent says once all manifests are enforced.
@@ -129,7 +156,7 @@ impl Agent {
     /// # Errors
     /// If there is no binary or it cannot be run.
     pub fn spawn(cluster: &Cluster, options: &Options) -> Result<Self> {
-        let binary = binary()?;
+        let binary = options.version.binary()?;
         let node = cluster.node(options.node.as_deref().unwrap_or(cluster.first_node()))?;
         let mut command = Command::new(&binary);
         command.arg("run").arg("--manifests").arg(cluster.run().manifests());
@@ -286,6 +313,19 @@ impl Drop for Agent {
     }
 }
 
+/// Runs `netpol-agent cleanup` on the node.
+///
+/// # Errors
+/// If it fails.
+pub fn cleanup(node: &NodePlace, version: Version) -> Result<()> {
+    let mut command = Command::new(version.binary()?);
+    command.arg("cleanup").arg("--bpffs").arg(node.bpffs());
+    confine::confine(&mut command, Some(node.namespace()))?;
+    let output = command.output().context("cannot run the clean-up")?;
+    ensure!(output.status.success(), "clean-up: {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
 fn ask(socket: &Path, request: &Value, limit: Duration) -> Result<Value> {
     let mut stream = UnixStream::connect(socket).with_context(|| format!("cannot reach {}", socket.display()))?;
     stream.set_read_timeout(Some(limit))?;
@@ -309,5 +349,20 @@ pub fn binary() -> Result<PathBuf> {
     let found = beside.into_iter().find(|path| path.is_file());
     found.with_context(|| {
         format!("no netpol-agent beside {}: run `cargo xtask build`, or set {BINARY_VARIABLE}", own.display())
+    })
+}
+
+/// The binary of the agent with another ABI: `$NETPOL_AGENT_NEXT`, or where `cargo xtask build --next-abi` puts it.
+fn next_binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(NEXT_BINARY_VARIABLE) {
+        return Ok(path.into());
+    }
+    let own = std::env::current_exe()?;
+    let found = own.ancestors().map(|directory| directory.join("next-abi/netpol-agent")).find(|path| path.is_file());
+    found.with_context(|| {
+        format!(
+            "no next-abi/netpol-agent above {}: run `cargo xtask build --next-abi`, or set {NEXT_BINARY_VARIABLE}",
+            own.display()
+        )
     })
 }

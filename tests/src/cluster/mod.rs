@@ -15,6 +15,7 @@
 //! [`Cluster::start`].
 
 mod plan;
+mod plug;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -177,7 +178,7 @@ impl Cluster {
         namespace.set_sysctls(NO_DAD)?;
         let interface = interface_name(&pod.key, self.pods_made);
         let NodePlace { namespace: outer, plan, .. } = self.node(node)?;
-        self.block_on(wire::pod((outer, *plan), &interface, &namespace, &pod.addresses, self.runtime().handle()))
+        self.block_on(wire::pod((outer, *plan), (&interface, 0), &namespace, &pod.addresses, self.runtime().handle()))
             .with_context(|| format!("cannot wire pod {}", pod.key))?;
         let place = PodPlace { node: node.to_owned(), namespace, interface, addresses: pod.addresses.clone() };
         Ok(self.pods.entry(pod.key.clone()).or_insert(place))

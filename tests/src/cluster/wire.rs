@@ -95,14 +95,14 @@ pub(super) async fn overlay(node: &Namespace, plan: Plan, others: &[Plan], runti
 /// A pod: the ends of its veth pair, addresses, default routes through the node's bridge.
 pub(super) async fn pod(
     (node, plan): (&Namespace, Plan),
-    interface: &str,
+    (interface, index): (&str, u32),
     pod: &Namespace,
     addresses: &[IpAddr],
     runtime: &runtime::Handle,
 ) -> Result<()> {
     let outer = Links::open(node, runtime)?;
     let inner = Links::open(pod, runtime)?;
-    outer.add_veth(interface, VethEnd { namespace: pod, name: POD_LINK }, POD_MTU).await?;
+    outer.add_veth_at(index, interface, VethEnd { namespace: pod, name: POD_LINK }, POD_MTU).await?;
     outer.add_port(BRIDGE, interface).await?;
     inner.up("lo").await?;
     inner.up(POD_LINK).await?;

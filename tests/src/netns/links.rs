@@ -88,12 +88,25 @@ impl<'a> Links<'a> {
     /// # Errors
     /// If the kernel refuses.
     pub async fn add_veth(&self, name: &str, peer: VethEnd<'_>, mtu: u32) -> Result<()> {
+        // kernel: index 0 is one of its choice.
+        self.add_veth_at(0, name, peer, mtu).await
+    }
+
+    /// As [`Self::add_veth`], with a choice of index for the end here.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn add_veth_at(&self, index: u32, name: &str, peer: VethEnd<'_>, mtu: u32) -> Result<()> {
         let far = LinkMessageBuilder::<LinkUnspec>::default()
             .name(peer.name)
             .mtu(mtu)
             .setns_by_fd(peer.namespace.fd().as_raw_fd())
             .build();
-        let near = LinkVeth::new(name, peer.name).mtu(mtu).set_info_data(InfoData::Veth(InfoVeth::Peer(far))).build();
+        let near = LinkVeth::new(name, peer.name)
+            .index(index)
+            .mtu(mtu)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(far)))
+            .build();
         self.handle.link().add(near).execute().await.with_context(|| format!("cannot make the veth pair {name}"))
     }
 

@@ -54,7 +54,9 @@ fn a_new_process_takes_over_the_hooks_of_the_old_one() {
             drop(first);
             let mut second = agent(sandbox, mode);
             assert!(!second.hooks.is_attached(veth, Role::Pod).unwrap());
-            assert_eq!(second.hooks.left_by_earlier_agent().unwrap(), BTreeSet::from([veth]));
+            second.hooks.forget_vanished().unwrap();
+            assert_eq!(second.pins.interfaces().unwrap(), BTreeSet::from([veth]));
+            assert!(second.hooks.is_live(veth, Role::Pod).unwrap());
             assert_eq!(second.hooks.attach(veth, Role::Pod).unwrap().adopted, Role::Pod.hooks());
             assert!(second.hooks.is_attached(veth, Role::Pod).unwrap());
             // One program at each hook, not two.
@@ -110,7 +112,7 @@ fn foreign_filters_and_their_qdisc_stay() {
     with_veth(|sandbox, veth| {
         run("tc", "qdisc add dev veth0 clsact");
         let foreign = agent(sandbox, AttachMode::Clsact);
-        let pin = foreign.pins.map("foreign");
+        let pin = foreign.pins.maps().join("foreign");
         sys::pin(foreign.hooks.programs.at(Hook::FromPod).fd.as_fd(), &pin).unwrap();
         let add = format!("filter add dev veth0 ingress prio 1 handle 1 bpf direct-action pinned {}", pin.display());
         run("tc", &add);
@@ -146,7 +148,7 @@ fn an_ingress_qdisc_in_the_place_of_clsact_is_refused_and_left_alone() {
 fn a_foreign_filter_in_our_place_is_not_replaced() {
     with_veth(|sandbox, veth| {
         let mut agent = agent(sandbox, AttachMode::Clsact);
-        let pin = agent.pins.map("foreign");
+        let pin = agent.pins.maps().join("foreign");
         sys::pin(agent.hooks.programs.at(Hook::FromPod).fd.as_fd(), &pin).unwrap();
         run("tc", "qdisc add dev veth0 clsact");
         let add =
@@ -170,15 +172,19 @@ fn pins_of_a_vanished_interface_are_collected_and_its_index_can_come_back() {
             assert!(matches!(error, AttachError::Gone { .. }), "{error}");
             agent.hooks.attach(veth, Role::Pod).unwrap_err();
             agent.hooks.detach(veth).unwrap();
-            assert_eq!(agent.hooks.left_by_earlier_agent().unwrap(), BTreeSet::new());
+            agent.hooks.forget_vanished().unwrap();
+            assert_eq!(agent.pins.interfaces().unwrap(), BTreeSet::new());
             ip(&format!("link add veth0 index {veth} type veth peer name peer0"));
+            assert!(!agent.hooks.is_live(veth, Role::Pod).unwrap());
             assert_eq!(agent.hooks.attach(veth, Role::Pod).unwrap().adopted, []);
+            assert!(agent.hooks.is_live(veth, Role::Pod).unwrap());
             ip("link del veth0");
             ip(&format!("link add veth0 index {veth} type veth peer name peer0"));
             assert_eq!(agent.hooks.attach(veth, Role::Pod).unwrap().adopted, []);
             assert!(agent.hooks.is_attached(veth, Role::Pod).unwrap());
             ip("link del veth0");
-            assert_eq!(agent.hooks.left_by_earlier_agent().unwrap(), BTreeSet::new());
+            agent.hooks.forget_vanished().unwrap();
+            assert_eq!(agent.pins.interfaces().unwrap(), BTreeSet::new());
         });
     }
 }
@@ -187,7 +193,7 @@ fn pins_of_a_vanished_interface_are_collected_and_its_index_can_come_back() {
 fn ours(agent: &Agent, ifindex: u32) -> [bool; 3] {
     HOOKS.map(|hook| {
         let program = agent.hooks.programs.at(hook).id;
-        let by_tcx = sys::tcx_programs(ifindex, hook).unwrap().contains(&program);
+        let by_tcx = sys::tcx_programs(ifindex, hook).unwrap().iter().any(|it| it.id == program);
         by_tcx || tc::own_filter(ifindex, hook).unwrap() == tc::Filter::Ours { program }
     })
 }
@@ -217,4 +223,40 @@ fn an_interface_has_the_hooks_of_its_present_role_and_no_others() {
             assert_eq!(qdiscs(), "");
         });
     }
+}
+
+#[test]
+fn a_program_in_another_network_namespace_is_neither_taken_over_nor_ended() {
+    with_veth(|sandbox, veth| {
+        let mut first = agent(sandbox, AttachMode::Auto);
+        first.hooks.attach(veth, Role::Pod).unwrap();
+        drop(first);
+        let lower = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        ip(&format!("link add veth0 index {veth} type veth peer name peer0"));
+        let mut second = agent(sandbox, AttachMode::Auto);
+        assert!(!second.hooks.is_live(veth, Role::Pod).unwrap());
+        assert_eq!(second.hooks.attach(veth, Role::Pod).unwrap().adopted, []);
+        second.hooks.detach(veth).unwrap();
+        assert_eq!(second.pins.set_aside_earlier().unwrap().len(), Role::Pod.hooks().len());
+        nix::sched::setns(&lower, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        for &hook in Role::Pod.hooks() {
+            assert_eq!(sys::tcx_programs(veth, hook).unwrap().len(), 1, "it goes on");
+        }
+        ip("link del veth0");
+        second.hooks.forget_vanished().unwrap();
+        assert_eq!(second.pins.set_aside_earlier().unwrap(), [""; 0].map(std::path::PathBuf::from));
+    });
+}
+
+#[test]
+fn a_start_that_ended_between_mark_and_qdisc_is_cleaned_up() {
+    with_veth(|sandbox, veth| {
+        let agent = agent(sandbox, AttachMode::Clsact);
+        let any = sys::open_pin(&agent.pins.map(map::EVENTS_LOST)).unwrap();
+        sys::pin(any.as_fd(), &agent.pins.clsact_mark(veth)).unwrap();
+        cleanup(&agent.pins).unwrap();
+        run("tc", "qdisc add dev veth0 clsact");
+        assert_ne!(qdiscs(), "");
+    });
 }

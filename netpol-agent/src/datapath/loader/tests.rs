@@ -35,7 +35,11 @@ fn every_pinned_map_of_the_table_is_in_the_object_and_nothing_else() {
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
-        let mut wanted: Vec<String> = Sizing::default().maps().iter().map(|spec| spec.name.to_owned()).collect();
+        let mut wanted: Vec<String> = Sizing::default()
+            .maps()
+            .iter()
+            .map(|spec| format!("{}-v{}", spec.name, netpol_common::abi::layout(spec.name)))
+            .collect();
         pinned.sort();
         wanted.sort();
         assert_eq!(pinned, wanted);

@@ -14,7 +14,7 @@ fn pin_names_that_are_not_ours_belong_to_no_interface() {
     assert_eq!(interface_of("7-from_pod"), Some(7));
     assert_eq!(interface_of("70000-to_pod"), Some(70_000));
     assert_eq!(interface_of("7-clsact"), Some(7));
-    for other in ["7", "from_pod", "x-to_pod", "7-other", "-1-to_pod", ""] {
+    for other in ["7", "from_pod", "x-to_pod", "7-other", "-1-to_pod", "", "elsewhere-7-to_pod-9"] {
         assert_eq!(interface_of(other), None, "{other}");
     }
 }
@@ -37,9 +37,27 @@ fn removing_all_leaves_an_empty_file_system_and_other_peoples_directories() {
         fs::create_dir(sandbox.bpffs.join("foreign")).unwrap();
         let before = run("ls", sandbox.bpffs.to_str().unwrap());
         let pins = PinDir::create(&sandbox.bpffs).unwrap();
-        fs::create_dir(pins.root.join("abi0")).unwrap();
+        fs::create_dir_all(pins.root.join("later/version")).unwrap();
         pins.remove_all().unwrap();
         pins.remove_all().unwrap();
         assert_eq!(run("ls", sandbox.bpffs.to_str().unwrap()), before);
+    });
+}
+
+#[test]
+fn a_map_of_another_layout_is_known_by_its_name() {
+    in_sandbox(|sandbox| {
+        let pins = PinDir::create(&sandbox.bpffs).unwrap();
+        let own = pins.map("ALLOW");
+        assert_eq!(own, pins.maps().join(format!("ALLOW-v{}", layout("ALLOW"))));
+        // Directories do for pins here.
+        for file in
+            [own.as_path(), &pins.maps().join("ALLOW-v99"), &pins.maps().join("GONE-v1"), &pins.maps().join("x")]
+        {
+            fs::create_dir(file).unwrap();
+        }
+        let found = pins.other_layouts(&BTreeSet::from(["ALLOW"])).unwrap();
+        let found: Vec<(&str, u32)> = found.iter().map(|it| (it.name.as_str(), it.layout)).collect();
+        assert_eq!(found, [("ALLOW", 99), ("GONE", 1)]);
     });
 }

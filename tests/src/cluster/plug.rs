@@ -1,0 +1,57 @@
+//! Pods that lose their interface and get another one, while everything else of them stays: what an agent that was away
+//! finds of pods that came and went.
+
+use std::net::IpAddr;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use super::{Cluster, wire};
+use crate::netns::Namespace;
+use crate::netns::links::Links;
+
+impl Cluster {
+    /// Takes a pod's interface away, as when a pod ends. Its namespace and servers stay, for [`Self::plug`].
+    ///
+    /// # Errors
+    /// If there is no such pod, or it has no interface.
+    pub fn unplug(&self, key: &str) -> Result<()> {
+        let pod = self.pod(key)?;
+        let links = Links::open(&self.node(&pod.node)?.namespace, self.runtime().handle())?;
+        self.block_on(links.delete(&pod.interface))
+    }
+
+    /// Gives a pod that was unplugged an interface again, of the same name and with this index (0: any). Nobody in the
+    /// cluster remembers its former MAC address.
+    ///
+    /// # Errors
+    /// If there is no such pod, or the kernel refuses.
+    pub fn plug(&self, key: &str, index: u32) -> Result<()> {
+        let pod = self.pod(key)?;
+        let node = self.node(&pod.node)?;
+        let (place, link) = ((&node.namespace, node.plan), (pod.interface.as_str(), index));
+        let wired = wire::pod(place, link, &pod.namespace, &pod.addresses, self.runtime().handle());
+        self.block_on(wired).with_context(|| format!("cannot wire pod {key}"))?;
+        let pods = self.pods.values().map(|pod| &pod.namespace);
+        pods.chain([&node.namespace]).try_for_each(|namespace| forget(namespace, &pod.addresses))
+    }
+
+    /// The index of the node's end of a pod's veth pair.
+    ///
+    /// # Errors
+    /// If there is no such pod, or it has no interface.
+    pub fn interface_index(&self, key: &str) -> Result<u32> {
+        let pod = self.pod(key)?;
+        Links::open(&self.node(&pod.node)?.namespace, self.runtime().handle())?.index(&pod.interface)
+    }
+}
+
+/// Forgets MAC addresses of others. Of no more than these: packets that wait for an answer would be lost.
+fn forget(namespace: &Namespace, addresses: &[IpAddr]) -> Result<()> {
+    for address in addresses {
+        let mut flush = Command::new("ip");
+        flush.args(["neigh", "flush", "to", &address.to_string()]);
+        namespace.enter(|| flush.output())?.context("cannot flush the neighbours")?;
+    }
+    Ok(())
+}
