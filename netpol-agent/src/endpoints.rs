@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use netpol_common::abi::{Endpoint, EndpointFlags, Mac, V4, V6};
+use netpol_common::abi::{Endpoint, EndpointFlags, Mac, SLOT_NONE, V4, V6};
 
 use crate::cluster::model::{Pod, PodKey};
 use crate::node::view::{NodeView, PodInterface};
@@ -24,7 +24,7 @@ pub struct Local {
     pub ifindex: u32,
     /// Interface name.
     pub interface: String,
-    /// Slot.
+    /// Slot; `SLOT_NONE` if there was none left: everything is denied then.
     pub slot: u16,
     /// The pod, once it is known whose interface this is.
     pub pod: Option<PodKey>,
@@ -144,14 +144,18 @@ impl Endpoints {
 
     fn place(&mut self, interface: &PodInterface, pod: Option<Arc<Pod>>) {
         let slot = match self.locals.get(&interface.ifindex) {
-            Some(local) => Some(local.slot),
-            None => self.free_slot(),
+            Some(local) if local.slot != SLOT_NONE => Some(local.slot),
+            _ => self.free_slot(),
         };
         let Some(slot) = slot else {
             self.problems.push(no_slot(interface, self.slots));
+            // Its hooks must be there all the same: without an endpoint they deny, without hooks nothing would.
+            let (name, endpoint) = (interface.name.clone(), Endpoint::default());
+            let local = Local { ifindex: interface.ifindex, interface: name, slot: SLOT_NONE, pod: None, endpoint };
+            self.locals.insert(interface.ifindex, local);
             return;
         };
-        let before = self.locals.get(&interface.ifindex);
+        let before = self.locals.get(&interface.ifindex).filter(|local| local.slot == slot);
         let endpoint = match (&pod, interface.mac, before) {
             (Some(pod), Some(mac), _) => endpoint_of(pod, slot, mac),
             // Nobody says whose it is any more, or not yet again after a restart: what is enforced stays so. Policy denies

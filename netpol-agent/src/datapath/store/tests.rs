@@ -80,9 +80,9 @@ fn what_a_plan_writes_is_read_back_and_removed_again() {
 fn a_policy_word_survives_the_process_that_wrote_it() {
     with_store(|mut store, pins| {
         let word = PolicyWord::new(9, 9, u32::MAX);
-        store.apply(&[Op::WritePolicyWord { slot: 255, word }]).unwrap();
+        store.apply(&[Op::WritePolicyWord { slot: 127, word }]).unwrap();
         drop(store);
-        assert_eq!(KernelStore::open(&pins).unwrap().policy_word(255), Some(word));
+        assert_eq!(KernelStore::open(&pins).unwrap().policy_word(127), Some(word));
     });
 }
 
@@ -96,9 +96,9 @@ fn the_first_refused_operation_is_named_and_later_ones_are_not_done() {
         assert!((8..20).contains(&index), "{index}");
         assert_eq!(error.source.raw_os_error(), Some(libc::E2BIG));
         let (index, error) =
-            store.apply(&[allow(0), Op::WritePolicyWord { slot: 256, word: PolicyWord::default() }]).unwrap_err();
+            store.apply(&[allow(0), Op::WritePolicyWord { slot: 128, word: PolicyWord::default() }]).unwrap_err();
         assert_eq!((index, error.map), (1, map::POLICY_WORDS));
-        assert!(error.to_string().contains("only 256 slots"), "{error}");
+        assert!(error.to_string().contains("only 128 slots"), "{error}");
     });
 }
 
@@ -140,8 +140,8 @@ fn address_roles_become_what_is_wanted() {
 #[test]
 fn counters_of_a_slot_that_does_not_exist_are_an_error_and_of_an_idle_one_empty() {
     with_store(|store, _| {
-        assert_eq!(store.counters(255).unwrap(), SlotCounters::new());
-        assert!(store.counters(256).is_err());
+        assert_eq!(store.counters(127).unwrap(), SlotCounters::new());
+        assert!(store.counters(128).is_err());
         assert_eq!(store.events_lost().unwrap(), 0);
     });
 }
