@@ -132,6 +132,8 @@ reasons! {
     UnconfirmedReply = 53, "unconfirmed-reply", hubble = 133;
     /// After a service's translation: the pod is isolated for egress and no rule allows this backend.
     DeniedAfterTranslation = 54, "denied-after-translation", hubble = 133;
+    /// ICMP error from a pod about a packet that was not sent to it.
+    ForgedError = 55, "forged-error", hubble = 132;
 }
 
 impl Reason {

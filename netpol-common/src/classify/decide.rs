@@ -329,19 +329,28 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
     /// An ICMP error passes if the packet it quotes belongs to a live flow of this pod and it goes to that packet's
     /// source (or comes from its destination's side): no error is a licence of its own.
     #[inline(always)]
-    pub(super) fn is_related_error<A: Address>(&self, scratch: &mut Scratch<A>, direction: Direction) -> bool
+    pub(super) fn is_related_error<A: Address>(
+        &self,
+        scratch: &mut Scratch<A>,
+        direction: Direction,
+    ) -> Result<bool, Reason>
     where
         T: Tables<A>,
     {
         let header = &scratch.header;
         let is_error = header.protocol == A::ICMP && A::icmp(header.icmp_type) == Icmp::Error;
-        is_error
-            && header.part == Part::Whole
-            && self.reads_quoted_flow(scratch, direction)
-            && self.has_live_flow(scratch)
+        if !is_error || header.part != Part::Whole || !self.reads_quoted_flow(scratch, direction) {
+            return Ok(false);
+        }
+        if A::of_endpoint(self.subject.endpoint) == Some(scratch.key.pod.by_words()) {
+            return Ok(self.has_live_flow(scratch));
+        }
+        // A pod is no router: it would speak of somebody else's flow, to which the error would be let through.
+        if direction == Direction::Egress && !self.any_source() { Err(Reason::ForgedError) } else { Ok(false) }
     }
 
-    /// Makes the flow of the quoted packet the one in `scratch`; false if it can be none of this pod's.
+    /// Makes the flow of the quoted packet the one in `scratch`; false if the error does not go to that packet's source, or
+    /// quotes nothing that can be read.
     #[inline(never)]
     fn reads_quoted_flow<A: Address>(&self, scratch: &mut Scratch<A>, direction: Direction) -> bool {
         let this = whole(self);
@@ -358,7 +367,7 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
             Direction::Egress => (destination, source, destination_port, source_port),
         };
         scratch.key = FlowKey { pod, peer, pod_port, peer_port, protocol, pad: 0, slot: this.subject.endpoint.slot };
-        A::of_endpoint(this.subject.endpoint) == Some(pod)
+        true
     }
 
     /// True if the flow in `scratch` lives and is allowed, seen from the side that did not open it: of a deferred one, that

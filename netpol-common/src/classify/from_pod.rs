@@ -91,7 +91,7 @@ impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
         if !any_source {
             self.check_sender(ethernet, header, is_own)?;
         }
-        if self.is_related_error(scratch, Direction::Egress) {
+        if self.is_related_error(scratch, Direction::Egress)? {
             return Ok(Reason::RelatedIcmp);
         }
         Ok(self.decide(scratch, Direction::Egress).0)

@@ -78,7 +78,7 @@ impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
             return Err(reason);
         }
         self.judge_sender(scratch)?;
-        if self.is_related_error(scratch, Direction::Ingress) {
+        if self.is_related_error(scratch, Direction::Ingress)? {
             return Ok(Reason::RelatedIcmp);
         }
         Ok(self.decide(scratch, Direction::Ingress).0)

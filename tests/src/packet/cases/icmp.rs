@@ -3,14 +3,14 @@
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
-use netpol_common::abi::{AllowValue, Direction, Reason};
+use netpol_common::abi::{AllowValue, Direction, EndpointFlags, Reason};
 
 use super::case;
 use crate::frame::datagram::flag::{PSH_ACK, SYN, SYN_ACK};
 use crate::frame::datagram::{Datagram, Transport};
 use crate::packet::Case;
 use crate::packet::cast::{DNS, Family, INGRESS_POLICY, Isolation, SHUT, WEB};
-use crate::packet::play::Play;
+use crate::packet::play::{Play, Talk};
 
 pub(super) const CASES: &[Case] = &[
     case!(echo_is_judged_by_the_rule_of_other_protocols),
@@ -22,6 +22,7 @@ pub(super) const CASES: &[Case] = &[
     case!(an_error_of_the_pod_about_what_it_got_may_leave),
     case!(an_error_about_an_unknown_flow_is_judged_by_policy),
     case!(an_error_that_does_not_go_to_the_quoted_source_is_unrelated),
+    case!(a_pod_may_not_speak_of_somebody_elses_flow),
     case!(an_error_about_a_dead_or_revoked_flow_is_unrelated),
     case!(an_error_whose_quote_is_cut_or_odd_is_unrelated),
     case!(an_error_in_fragments_is_unrelated),
@@ -258,4 +259,25 @@ fn a_redirect_is_no_error(play: &mut Play<'_>) -> Result<()> {
         play.gets(&error(play.cast.stranger, play.cast.pod, kind, &talk.out(0), 1000)?, Reason::PolicyDenied)?;
     }
     Ok(())
+}
+
+fn a_pod_may_not_speak_of_somebody_elses_flow(play: &mut Play<'_>) -> Result<()> {
+    let (pod, client, stranger) = (play.cast.pod, play.cast.client, play.cast.stranger);
+    for isolation in [Isolation::Free, Isolation::Both] {
+        play.isolate(isolation);
+        for kind in error_types(play) {
+            // The client has a flow with the stranger, and would take this for news of it.
+            let theirs = Talk { pod: stranger, ..play.udp_in(client, DNS) }.back(0);
+            play.sends(&error(pod, client, *kind, &theirs, 64)?, Reason::ForgedError)?;
+        }
+    }
+    // What the pod was sent itself is its to complain of: related if it was let in, else judged.
+    play.isolate(Isolation::Free);
+    let own = play.udp_in(client, DNS).back(0);
+    for kind in error_types(play) {
+        play.sends(&error(pod, client, *kind, &own, 64)?, Reason::NotIsolated)?;
+    }
+    play.flag(EndpointFlags::ANY_SOURCE, true);
+    let theirs = Talk { pod: stranger, ..play.udp_in(client, DNS) }.back(0);
+    play.sends(&error(pod, client, error_types(play)[0], &theirs, 64)?, Reason::NotIsolated)
 }
