@@ -20,8 +20,9 @@ use crate::datapath::attach::Hooks;
 use crate::datapath::backstop::{self, Backstop};
 use crate::datapath::desired::Tables;
 use crate::datapath::events::EventRing;
+use crate::datapath::housekeeping::Housekeeper;
 use crate::datapath::installed::Installed;
-use crate::datapath::loader::{self, LoadOptions};
+use crate::datapath::loader::{self, Datapath, LoadOptions};
 use crate::datapath::sizing::Sizing;
 use crate::datapath::store::KernelStore;
 use crate::datapath::takeover::{self, Others};
@@ -39,6 +40,8 @@ use crate::source::{ManifestSource, Watch, WatchOptions};
 
 /// How long a start or `sync` waits for addresses to be found before it goes on without them.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(3);
+/// How often flows that are over are taken out of the tables.
+const HOUSEKEEPING: Duration = Duration::from_secs(60);
 /// How often what could not be applied is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -71,15 +74,11 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
     let started = Instant::now();
     let datapath = loader::open(&load_options(args)?)?;
     tracing::debug!(took = ?started.elapsed(), adopted = datapath.adopted, abi = ABI_VERSION, "programs verified");
-    for kept in &datapath.kept_sizes {
-        tracing::warn!("{kept}");
-    }
-    for loss in &datapath.losses {
-        tracing::warn!("{loss}");
-    }
+    warn_of_what_was_kept(&datapath);
     if let Some(log) = datapath.debug_log {
         tokio::spawn(log);
     }
+    keep_house(Housekeeper::open(&datapath.pins, datapath.config)?);
     let node_config = NodeConfig { pod_interfaces: args.pod_interfaces.clone() };
     let mut ring = EventRing::new(datapath.events).context("cannot wait on the event ring")?;
     let hooks = Hooks::new(datapath.programs, datapath.pins, args.attach);
@@ -95,10 +94,7 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
         unknown_events: 0,
         preflight: Vec::new(),
     };
-    match pipeline.node.preflight(args.mark_mask).await {
-        Ok(problems) => pipeline.preflight = problems,
-        Err(error) => tracing::warn!(%error, "cannot look for what uses the same bits of packet marks"),
-    }
+    pipeline.look_for_others(args.mark_mask).await;
     pipeline.take(changes);
     pipeline.settle().await;
     let (calls, mut called) = mpsc::channel(16);
@@ -128,7 +124,42 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
     Ok(ExitCode::from(EXIT_OK))
 }
 
+/// Takes flows that are over out of the tables now and then, away from everything that must answer at once.
+fn keep_house(mut housekeeper: Housekeeper) {
+    tokio::spawn(async move {
+        let mut due = tokio::time::interval(HOUSEKEEPING);
+        loop {
+            due.tick().await;
+            let sweep = move || (housekeeper.sweep(), housekeeper);
+            let Ok((swept, kept)) = tokio::task::spawn_blocking(sweep).await else { return };
+            housekeeper = kept;
+            match swept {
+                Ok(swept) => tracing::debug!(seen = swept.seen, removed = swept.removed, "flow tables swept"),
+                Err(error) => tracing::warn!(%error, "cannot take flows that are over out of the tables; tried again"),
+            }
+        }
+    });
+}
+
+/// Sizes that stay as they were, and what could not be carried over.
+fn warn_of_what_was_kept(datapath: &Datapath) {
+    for kept in &datapath.kept_sizes {
+        tracing::warn!("{kept}");
+    }
+    for loss in &datapath.losses {
+        tracing::warn!("{loss}");
+    }
+}
+
 impl Pipeline {
+    /// Looks for others that use our bits of the mark.
+    async fn look_for_others(&mut self, mark_mask: u32) {
+        match self.node.preflight(mark_mask).await {
+            Ok(problems) => self.preflight = problems,
+            Err(error) => tracing::warn!(%error, "cannot look for what uses the same bits of packet marks"),
+        }
+    }
+
     /// Takes changes of the manifests in and says what is newly wrong.
     fn take(&mut self, changes: crate::source::Changes) {
         for problem in changes.problems.iter().filter(|it| !self.source_problems.contains(it)) {

@@ -10,7 +10,7 @@ use network_types::sctp::SctpHdr;
 use network_types::tcp::TcpHdr;
 use network_types::udp::UdpHdr;
 
-use crate::abi::{Endpoint, FlowKey, Mac, Reason, V4, V6};
+use crate::abi::{Endpoint, Flow, FlowKey, Mac, Reason, V4, V6};
 
 /// Unsigned integers and arrays of them: what can be read from a packet as it lies there.
 pub trait Wire: Copy {
@@ -325,6 +325,12 @@ pub struct Scratch<A> {
     pub key: FlowKey<A>,
     /// The same with a service's backend as the peer.
     pub at_backend: FlowKey<A>,
+    /// The entry that the packet opens, if `opens`.
+    pub opened: Flow,
+    /// The packet opens a flow.
+    pub opens: u32,
+    /// Always zero.
+    pub pad: u32,
 }
 
 /// What an ICMP message is to us.

@@ -2,9 +2,12 @@
 //!
 //! Beside each table lies a ring of keys, a stretch of it for each slot. A new entry takes the next place of its pod's
 //! stretch, and the entry whose key was there leaves the table. Of a few places the first is taken that holds nothing worth
-//! keeping, so that a flood of datagrams does not push out the pod's own connections. Two CPUs that take the same place in
-//! the same moment leave one key without a place: such an entry stays until it is opened again or the agent's housekeeping
-//! finds it; kernels before 5.12 have no atomic operation that would hand out places.
+//! keeping, else the least: a flood of datagrams does not push out the pod's own connections.
+//!
+//! Two CPUs may take the same place in the same moment: kernels before 5.12 have no atomic operation that would hand out
+//! places. The later one then finds an entry of this very moment there and takes another place; if it found the former
+//! entry still, one of both keys is left without a place, and its entry stays until it is opened again or the agent's
+//! housekeeping finds it. Neither loses an answer.
 
 #![expect(unsafe_code, reason = "keys and heads are map memory behind raw pointers")]
 
@@ -34,8 +37,9 @@ pub(crate) trait RingTable {
     fn head(heads: *mut RingHeads) -> *mut u32;
     /// What a new entry is worth, held against those that are there.
     fn worth_of_new(key: &Self::Key, value: &Self::Value) -> Worth;
-    /// What the entry whose key is at a place is worth; nothing if it is at another place in truth, and stays.
-    fn worth(key: &Self::Key, value: &Self::Value, place: u32) -> Option<Worth>;
+    /// What the entry whose key is at a place is worth, and its age in jiffies; none if it is at another place in truth, and
+    /// stays.
+    fn worth(key: &Self::Key, value: &Self::Value, place: u32) -> Option<(Worth, u32)>;
 }
 
 macro_rules! flow_ring {
@@ -63,9 +67,9 @@ macro_rules! flow_ring {
                 $worth(flow, key.protocol)
             }
             #[inline(always)]
-            fn worth(key: &Self::Key, flow: &Flow, place: u32) -> Option<Worth> {
+            fn worth(key: &Self::Key, flow: &Flow, place: u32) -> Option<(Worth, u32)> {
                 let at_home = flow.place == low_half(place);
-                at_home.then(|| $worth(flow, key.protocol))
+                at_home.then(|| ($worth(flow, key.protocol), now().wrapping_sub(flow.last_seen)))
             }
         }
     };
@@ -77,16 +81,16 @@ fn by_worth(flow: &Flow, protocol: u8) -> Worth {
     flow::worth(flow, protocol, now(), setting(Setting::Hz))
 }
 
-/// What is not answered goes in the order in which it came.
+/// What is not answered goes by its age: within a second it may still be.
 #[inline(always)]
-const fn in_order(_: &Flow, _: u8) -> Worth {
-    Worth::Nothing
+fn by_age(flow: &Flow, _: u8) -> Worth {
+    if now().wrapping_sub(flow.last_seen) > setting(Setting::Hz) { Worth::Nothing } else { Worth::Little }
 }
 
 flow_ring!(FlowsV4, V4, FLOWS_V4, FLOWS_V4_RING, flows_v4, FlowsPerPod, by_worth);
 flow_ring!(FlowsV6, V6, FLOWS_V6, FLOWS_V6_RING, flows_v6, FlowsPerPod, by_worth);
-flow_ring!(UnansweredV4, V4, UNANSWERED_V4, UNANSWERED_V4_RING, unanswered_v4, UnansweredPerPod, in_order);
-flow_ring!(UnansweredV6, V6, UNANSWERED_V6, UNANSWERED_V6_RING, unanswered_v6, UnansweredPerPod, in_order);
+flow_ring!(UnansweredV4, V4, UNANSWERED_V4, UNANSWERED_V4_RING, unanswered_v4, UnansweredPerPod, by_age);
+flow_ring!(UnansweredV6, V6, UNANSWERED_V6, UNANSWERED_V6_RING, unanswered_v6, UnansweredPerPod, by_age);
 
 pub(crate) struct Backends;
 
@@ -112,8 +116,8 @@ impl RingTable for Backends {
         Worth::Nothing
     }
     #[inline(always)]
-    fn worth(_: &BackendKey, _: &Backend, _: u32) -> Option<Worth> {
-        Some(Worth::Nothing)
+    fn worth(_: &BackendKey, _: &Backend, _: u32) -> Option<(Worth, u32)> {
+        Some((Worth::Nothing, 0))
     }
 }
 
@@ -127,8 +131,8 @@ pub(crate) struct Place<K> {
     pub(crate) evicted: bool,
 }
 
-/// Makes room for one more entry of a slot, worth so much. None if the tables have no such slot, or whatever would have to
-/// go is worth more.
+/// Makes room for one more entry of a slot, worth so much. None if the tables have no such slot, or whatever would have to go is
+/// worth more.
 #[inline(always)]
 pub(crate) fn make_room<R: RingTable>(slot: u16, newcomer: Worth) -> Option<Place<R::Key>> {
     let length = setting(R::PER_SLOT);
@@ -137,9 +141,14 @@ pub(crate) fn make_room<R: RingTable>(slot: u16, newcomer: Worth) -> Option<Plac
     if length == 0 {
         return None;
     }
-    // SAFETY: an aligned u32 in map memory, read and written in one access each.
-    let first = unsafe { core::ptr::read_volatile(head) };
-    let mut cheapest: Option<(u32, Worth)> = None;
+    // SAFETY: an aligned u32 in map memory, read and written in one access each. Written at once, so that the next CPU looks
+    // elsewhere.
+    let first = unsafe {
+        let first = core::ptr::read_volatile(head);
+        core::ptr::write_volatile(head, first.wrapping_add(1));
+        first
+    };
+    let mut cheapest: Option<(u32, u32)> = None;
     for step in 0..PLACES {
         let number = place(slot, first.wrapping_add(step), length);
         let cell = R::ring().get_ptr_mut(number)?;
@@ -150,29 +159,40 @@ pub(crate) fn make_room<R: RingTable>(slot: u16, newcomer: Worth) -> Option<Plac
             // SAFETY: map memory that stays valid until the program ends.
             Some(value) => R::worth(key, unsafe { &*value }, number),
         };
-        match worth {
-            None => return Some(take(head, first.wrapping_add(step + 1), Place { cell, number, evicted: false })),
-            Some(Worth::Nothing) => {
+        let cost = worth.map_or(0, |(worth, age)| cost(worth, age));
+        if cost == 0 {
+            if worth.is_some() {
                 _ = R::table().remove(key);
-                return Some(take(head, first.wrapping_add(step + 1), Place { cell, number, evicted: false }));
             }
-            Some(worth) if cheapest.is_none_or(|(_, other)| (worth as u8) < other as u8) => {
-                cheapest = Some((step, worth));
-            }
-            Some(_) => {}
+            return Some(take(head, first.wrapping_add(step), Place { cell, number, evicted: false }));
+        }
+        if cheapest.is_none_or(|(_, other)| cost < other) {
+            cheapest = Some((step, cost));
         }
     }
-    let (step, worth) = cheapest?;
-    if worth as u8 > newcomer as u8 {
-        // SAFETY: as above. The next one looks at other places.
+    let (step, least) = cheapest?;
+    if least > cost(newcomer, 0) {
+        // Whatever would have to go is worth more. The next one looks at other places.
+        // SAFETY: as above.
         unsafe { core::ptr::write_volatile(head, first.wrapping_add(PLACES)) };
         return None;
     }
     let number = place(slot, first.wrapping_add(step), length);
     let cell = R::ring().get_ptr_mut(number)?;
     // SAFETY: as above.
-    _ = R::table().remove(unsafe { &*cell });
-    Some(take(head, first.wrapping_add(step + 1), Place { cell, number, evicted: true }))
+    #[expect(clippy::needless_borrows_for_generic_args, reason = "by value the key would be copied to the stack")]
+    let removed = R::table().remove(unsafe { &*cell });
+    Some(take(head, first.wrapping_add(step), Place { cell, number, evicted: removed.is_ok() }))
+}
+
+/// What it costs to lose an entry: nothing, or more the more it is worth and the younger it is.
+#[inline(always)]
+const fn cost(worth: Worth, age: u32) -> u32 {
+    const OLDEST: u32 = 0xff_ffff;
+    match worth {
+        Worth::Nothing => 0,
+        Worth::Little | Worth::Much => (worth as u32) << 24 | (OLDEST - if age > OLDEST { OLDEST } else { age }),
+    }
 }
 
 /// Number of a place in a slot's stretch, which is `length` places long.
@@ -184,9 +204,10 @@ const fn place(slot: u16, at: u32, length: u32) -> u32 {
 
 /// Moves the head beyond a place that is taken.
 #[inline(always)]
-fn take<K>(head: *mut u32, next: u32, place: Place<K>) -> Place<K> {
-    // SAFETY: an aligned u32 in map memory.
-    unsafe { core::ptr::write_volatile(head, next) };
+fn take<K>(head: *mut u32, at: u32, place: Place<K>) -> Place<K> {
+    // SAFETY: an aligned u32 in map memory. One that another CPU has moved on meanwhile may come back by a few places, which
+    // hold entries of this moment then, and are passed over.
+    unsafe { core::ptr::write_volatile(head, at.wrapping_add(1)) };
     place
 }
 

@@ -354,6 +354,7 @@ fn add_flow<R: RingTable<Value = Flow>>(skb: &SkBuff<'_>, key: &R::Key, slot: u1
         return false;
     };
     let flow = Flow { place: rings::low_half(place.number), ..*flow };
+    #[expect(clippy::needless_borrows_for_generic_args, reason = "by value it would be copied once more")]
     if R::table().insert(key, &flow, 0).is_err() {
         return false;
     }

@@ -111,7 +111,7 @@ fn a_flood_of_unanswered_flows_pushes_out_the_pods_own_and_no_other_pods() {
             assert!(pods.gets(Who::Pod, answers(port)), "{family}: port {port} is one of the newest");
         }
         assert!(!pods.gets(Who::Pod, answers(12_000 - UNANSWERED - 1)));
-        assert_eq!(pods.evicted(cast::SLOT), 0, "what nobody answered is worth nothing");
+        assert!(pods.evicted(cast::SLOT) > 1000, "what might still be answered had to go, and that is told");
     }
 }
 

@@ -1,6 +1,8 @@
 //! What one packet cannot show: many drops, few events, exact counters; GSO; far interfaces; few capabilities. Needs root and
 //! the built object: `cargo xtask test packet`.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};

@@ -1,5 +1,12 @@
 //! Properties of the decision over random bytes and random scenes. `NETPOL_CASES=20000` looks harder, `NETPOL_SEED` elsewhere.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test stops at the first surprise"
+)]
+
 use netpol_common::abi::{Config, Hook, Reason};
 use netpol_tests::packet::cast::{Cast, Family, Isolation};
 use netpol_tests::packet::mutate::{frame, steps};

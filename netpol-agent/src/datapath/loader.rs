@@ -154,6 +154,8 @@ pub struct Datapath {
     pub pins: PinDir,
     /// Keeps other agents away from the pins for as long as it lives.
     pub lock: PinLock,
+    /// The settings in force.
+    pub config: Config,
     /// The sizes in force.
     pub sizing: Sizing,
     /// Maps that kept a size other than the one asked for: worth a warning each.
@@ -217,7 +219,8 @@ pub fn open(options: &LoadOptions) -> Result<Datapath, LoadError> {
     let events = open_events(&pins)?;
     let mut store = KernelStore::open(&pins)?;
     carry_revisions(&mut store, &others)?;
-    Ok(Datapath { programs, store, events, pins, lock, sizing, kept_sizes, adopted, others, losses, debug_log })
+    let config = options.config;
+    Ok(Datapath { programs, store, events, pins, lock, config, sizing, kept_sizes, adopted, others, losses, debug_log })
 }
 
 /// Parses an object, sets its settings and sizes, and makes its maps: pinned and adopted below `pins`, or private to the

@@ -7,6 +7,7 @@ pub mod backstop;
 pub mod desired;
 pub mod diff;
 pub mod events;
+pub mod housekeeping;
 pub mod ids;
 pub mod installed;
 pub mod loader;

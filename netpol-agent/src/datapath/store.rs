@@ -21,7 +21,9 @@ use netpol_common::abi::{
 };
 
 pub use actual::{Actual, SlotCounters};
-use maps::{Pinned, io_error};
+use maps::io_error;
+
+pub(in crate::datapath) use maps::Pinned;
 
 use super::pins::PinDir;
 use super::plan::{MapStore, Op, StoreError};

@@ -267,6 +267,17 @@ pub(super) fn ticks_per_second() -> io::Result<u32> {
     }
 }
 
+/// Jiffies now, low 32 bits, on a kernel of `hz` ticks a second: it starts them five minutes before they wrap
+/// (`INITIAL_JIFFIES`, include/linux/jiffies.h).
+pub(super) fn jiffies(hz: u32) -> io::Result<u32> {
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)?;
+    let seconds = u64::try_from(time.tv_sec()).map_err(io::Error::other)?;
+    let nanoseconds = u64::try_from(time.tv_nsec()).map_err(io::Error::other)?;
+    let ticks = seconds * u64::from(hz) + nanoseconds * u64::from(hz) / 1_000_000_000;
+    let low = u32::try_from(ticks & u64::from(u32::MAX)).map_err(io::Error::other)?;
+    Ok(low.wrapping_sub(300 * hz))
+}
+
 /// A `BPF_F_MMAPABLE` array of `u64`, mapped: a store is one atomic write that cannot fail.
 pub(super) struct MappedWords {
     base: NonNull<AtomicU64>,

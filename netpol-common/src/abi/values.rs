@@ -215,7 +215,7 @@ pub enum FlowState {
 /// State, opener, flags and revision of a flow in one `u64`, so that two CPUs can never mix the state of one with the
 /// revision of the other: a lost update leaves an old revision behind, and the next packet judges again.
 #[repr(transparent)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowWord(pub u64);
 
 impl FlowWord {
@@ -315,7 +315,7 @@ impl FlowWord {
 
 /// A flow entry.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
     /// State and revision, see [`FlowWord`].
     pub word: FlowWord,
@@ -397,7 +397,8 @@ impl FragmentCell {
     #[must_use]
     #[inline(always)]
     pub const fn new(fingerprint: u64, now: u32, reason: Reason) -> Self {
-        Self(fingerprint & Self::FINGERPRINT | (now >> Self::TICK_SHIFT & 0xffff) as u64 * 256 | reason as u64)
+        let ticks = ((now >> Self::TICK_SHIFT) & 0xffff) as u64;
+        Self((fingerprint & Self::FINGERPRINT) | (ticks << 8) | reason as u64)
     }
 
     /// The fingerprint's bits and the reason, without the time.

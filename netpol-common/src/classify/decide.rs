@@ -101,8 +101,29 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
             }
             old = Some(found.handle);
         }
-        let verdict = self.decide_new(scratch, direction, &old);
-        self.name_deferred(&scratch.key, merge(&mut scratch.header, verdict))
+        scratch.opens = 0;
+        let verdict = self.decide_new(scratch, direction);
+        let scratch = settle_all(scratch);
+        let verdict = merge(&mut scratch.header, verdict);
+        let recorded = scratch.opens == 0 || self.record(scratch, old);
+        // A full table must not cut what policy allows; the counter tells.
+        self.name_deferred(&scratch.key, if recorded { verdict } else { Verdict(Reason::FlowNotRecorded) })
+    }
+
+    /// Adds the flow that a packet opens, or writes it over an old entry of the same key. False if there was no room.
+    // verifier: called from the outermost function, as what makes room needs a third of the stack.
+    #[inline(always)]
+    fn record<A: Address>(&self, scratch: &Scratch<A>, old: Option<T::Handle>) -> bool
+    where
+        T: Tables<A>,
+    {
+        match old {
+            Some(handle) => {
+                self.tables.replace_flow(handle, &scratch.opened);
+                true
+            }
+            None => self.tables.open_flow(&scratch.key, &scratch.opened),
+        }
     }
 
     /// Names the flow of a packet that is judged where it leaves.
@@ -186,16 +207,15 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
         Ok(word.with_state(state).with_revision(revision))
     }
 
-    /// A packet of no live flow: judged by policy in its own direction. An old entry is written over in place.
+    /// A packet of no live flow: judged by policy in its own direction. The flow that it opens is left in `scratch`.
     // verifier: here and below, a function of its own is verified once for each call, not once for each path to it.
     #[inline(never)]
-    fn decide_new<A: Address>(&self, scratch: &mut Scratch<A>, direction: Direction, old: &Option<T::Handle>) -> Verdict
+    fn decide_new<A: Address>(&self, scratch: &mut Scratch<A>, direction: Direction) -> Verdict
     where
         T: Tables<A>,
     {
         let this = whole(self);
-        let old = whole(old);
-        let Scratch { header, key, .. } = scratch;
+        let Scratch { header, key, opened, opens: opens_flow, .. } = scratch;
         let opens = opens(header);
         if opens == Opens::InMidStream && this.flag(Config::STRICT_TCP) && !this.is_unpoliced() {
             return Verdict(Reason::MidStream);
@@ -219,13 +239,8 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
             flags |= FlowWord::PICKED_UP;
         }
         let word = FlowWord::new(FlowState::Opening, direction, flags, this.subject.policy.revision());
-        let opened = flow::opened(word, this.tables.now(), header.origin);
-        match old {
-            Some(handle) => this.tables.replace_flow(*handle, &opened),
-            // A full table must not cut what policy allows; the counter tells.
-            None if !this.tables.open_flow(key, &opened) => return Verdict(Reason::FlowNotRecorded),
-            None => {}
-        }
+        *opened = flow::opened(word, this.tables.now(), header.origin);
+        *opens_flow = 1;
         if opens == Opens::InMidStream && excuse.is_none() { Verdict(Reason::PickedUp) } else { verdict }
     }
 

@@ -357,7 +357,7 @@ impl Kernel {
         let kernel = self.maps.fragments(&indexes)?;
         let now = jiffies(self.config.hz)?;
         let ticks = |now: u32, cell: FragmentCell| low_half(now >> FragmentCell::TICK_SHIFT).wrapping_sub(cell.ticks());
-        let tolerance = AGE_TOLERANCE * self.config.hz >> FragmentCell::TICK_SHIFT;
+        let tolerance = (AGE_TOLERANCE * self.config.hz) >> FragmentCell::TICK_SHIFT;
         for ((index, cell), found) in of_host.iter().zip(&kernel) {
             let (age, of_host) = (ticks(now, *found), ticks(host.now.get(), *cell));
             ensure!(

@@ -9,7 +9,7 @@ use crate::datapath::pins::PinDir;
 use crate::datapath::plan::StoreError;
 
 /// Opens maps of one pin directory.
-pub(super) struct Pinned<'a>(pub(super) &'a PinDir);
+pub(in crate::datapath) struct Pinned<'a>(pub(in crate::datapath) &'a PinDir);
 
 impl Pinned<'_> {
     /// The untyped map behind a pin.
@@ -19,7 +19,7 @@ impl Pinned<'_> {
     }
 
     /// The map behind a pin as a typed one; aya checks kind, key size and value size against the kernel's.
-    pub(super) fn open<T: TryFrom<Map, Error = MapError>>(&self, name: &str) -> Result<T, OpenError> {
+    pub(in crate::datapath) fn open<T: TryFrom<Map, Error = MapError>>(&self, name: &str) -> Result<T, OpenError> {
         let path = self.0.map(name);
         Map::from_map_data(self.data(name)?)
             .and_then(T::try_from)
