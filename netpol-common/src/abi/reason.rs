@@ -85,6 +85,8 @@ reasons! {
     /// Opened or answered a flow that took the place of another live one of the same pod, as the pod has more flows than
     /// it may (counted beside the packet's own reason).
     FlowEvicted = 17, "flow-evicted", hubble = 0;
+    /// Later fragment that came before its first one, to or from a peer with which policy allows some port of the protocol.
+    FragmentAhead = 18, "fragment-ahead", hubble = 0;
 
     /// The pod is isolated in this direction and no rule allows the packet.
     PolicyDenied = 32, "policy-denied", hubble = 133;

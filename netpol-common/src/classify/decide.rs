@@ -32,7 +32,7 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
         let this = whole(self);
         let part = scratch.header.part;
         if let Part::Later(offset) = part {
-            return this.follow_first_fragment(&scratch.header, direction, offset);
+            return this.follow_first_fragment(scratch, direction, offset);
         }
         let verdict = this.decide_flow(scratch, direction);
         if part == Part::First {
@@ -43,15 +43,44 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
 
     /// A later fragment goes the way of its first one.
     #[inline(always)]
-    fn follow_first_fragment<A: Address>(&self, header: &Header<A>, direction: Direction, offset: u16) -> Verdict
+    fn follow_first_fragment<A: Address>(&self, scratch: &mut Scratch<A>, direction: Direction, offset: u16) -> Verdict
     where
-        T: Shared,
+        T: Tables<A>,
     {
+        let header = &scratch.header;
         if offset < header.first_later_offset() {
             return Verdict(Reason::FragmentTooSmall);
         }
-        let otherwise = if self.is_unpoliced() { Reason::NotIsolated } else { Reason::FragmentWithoutFirst };
-        Verdict(self.first_fragment(header, direction as u8).unwrap_or(otherwise))
+        match self.first_fragment(&scratch.header, direction as u8) {
+            Some(reason) => Verdict(reason),
+            None if self.is_unpoliced() => Verdict(Reason::NotIsolated),
+            None => self.decide_ahead(scratch, direction),
+        }
+    }
+
+    /// A later fragment whose first one was not seen: datagrams may arrive in any order. It has no port to be judged by, and
+    /// is of no use to the receiver before the first one, which will be; so it passes where policy allows the peer some port
+    /// of the protocol in this direction.
+    #[inline(never)]
+    fn decide_ahead<A: Address>(&self, scratch: &mut Scratch<A>, direction: Direction) -> Verdict
+    where
+        T: Tables<A>,
+    {
+        let this = whole(self);
+        write_flow_key(scratch, direction, this.subject.endpoint.slot);
+        let Scratch { header, key, .. } = settle_all(scratch);
+        if let Some(reason) = this.excuse(header, key, direction) {
+            return Verdict(reason);
+        }
+        let policy = this.subject.policy.policy(direction);
+        if policy == POLICY_NOT_ISOLATED {
+            return Verdict(Reason::FragmentAhead);
+        }
+        header.judged_policy = policy;
+        let identity = this.peer_identity(key, header.origin);
+        header.judged_identity = identity;
+        let rule = rule_for(this.tables, policy, identity, header.protocol);
+        Verdict(if rule == PortRule::None { Reason::FragmentWithoutFirst } else { Reason::FragmentAhead })
     }
 
     /// What the first fragment of this one's datagram makes of it, if it was seen at this place.
@@ -413,20 +442,26 @@ fn refusal(word: FlowWord) -> Reason {
 /// The allow table's word on (`policy`, `identity`, `protocol`, `port`).
 #[inline(always)]
 fn is_allowed<T: Shared>(tables: &T, policy: u16, identity: u32, protocol: u8, port: u16) -> bool {
+    match rule_for(tables, policy, identity, protocol) {
+        PortRule::None => false,
+        PortRule::All => true,
+        PortRule::Set(set) => tables.port_set_has(set, port),
+    }
+}
+
+/// The ports of `protocol` that the allow table lets (`policy`, `identity`) have; all or none of one without ports.
+#[inline(always)]
+fn rule_for<T: Shared>(tables: &T, policy: u16, identity: u32, protocol: u8) -> PortRule {
     let Some(value) = tables.allow(&AllowKey::new(policy, identity)) else {
-        return false;
+        return PortRule::None;
     };
     let rule = match protocol {
         protocol::TCP => value.tcp,
         protocol::UDP => value.udp,
         protocol::SCTP => value.sctp,
-        _ => return value.other == 1,
+        _ => value.other,
     };
-    match PortRule::decode(rule) {
-        PortRule::None => false,
-        PortRule::All => true,
-        PortRule::Set(set) => tables.port_set_has(set, port),
-    }
+    PortRule::decode(rule)
 }
 
 /// Writes the flow as the pod sees it.

@@ -43,7 +43,14 @@ pub fn attacks_on_receiver(cast: &Cast) -> Vec<Attack> {
     for (ipv6, id) in FAMILIES.into_iter().zip([5000, 6000]) {
         let unknown =
             Attack::new(&named("a later fragment of nothing, to the victim", ipv6), MALLORY, VICTIM, |intent| {
-                fragmented(cast, (MALLORY, VICTIM, ipv6), (OPEN, id), intent, intent == Intent::Legal)
+                // Of a protocol that the victim lets nobody use.
+                let mut frames = fragmented(cast, (MALLORY, VICTIM, ipv6), (OPEN, id), intent, intent == Intent::Legal);
+                if intent == Intent::Evil {
+                    let sctp = Transport::Raw { protocol: 132, bytes: Vec::new() };
+                    let rest = later(&cast.packet(MALLORY, VICTIM, ipv6, sctp), intent).fragment(id, 16, false);
+                    frames = vec![cast.frame(MALLORY, VICTIM, &rest)];
+                }
+                frames
             });
         attacks.push(unknown.dropped(VICTIM, "ingress", "fragment-without-first", 1));
         let denied = Attack::new(&named("fragments to a shut port, to the victim", ipv6), MALLORY, VICTIM, |intent| {
@@ -165,9 +172,6 @@ fn hidden(cast: &Cast, id: u32) -> Vec<Attack> {
 
 /// Later fragments whose first was never seen, or was that of another datagram.
 fn of_nothing(cast: &Cast, ipv6: bool, id: u32) -> Vec<Attack> {
-    let unknown = Attack::new(&named("a later fragment of nothing", ipv6), JAILED, VICTIM, |intent| {
-        fragmented(cast, (JAILED, VICTIM, ipv6), (OPEN, id), intent, intent == Intent::Legal)
-    });
     let elsewhere = Attack::new(&named("a later fragment of what went elsewhere", ipv6), JAILED, VICTIM, |intent| {
         let id = id + 10 + intent.choose(0, 1);
         let first = cast.packet(JAILED, VICTIM, ipv6, udp([40_000, OPEN], &[0; 8]));
@@ -188,9 +192,7 @@ fn of_nothing(cast: &Cast, ipv6: bool, id: u32) -> Vec<Attack> {
             cast.frame(JAILED, VICTIM, &rest.fragment(id, 16, false)),
         ]
     });
-    [unknown, elsewhere, other_protocol]
-        .map(|attack| attack.dropped(JAILED, "egress", "fragment-without-first", 1))
-        .to_vec()
+    [elsewhere, other_protocol].map(|attack| attack.dropped(JAILED, "egress", "fragment-without-first", 1)).to_vec()
 }
 
 fn of_denied(cast: &Cast, ipv6: bool, id: u32) -> Vec<Attack> {

@@ -14,6 +14,7 @@ pub(super) const CASES: &[Case] = &[
     case!(later_fragments_go_the_way_of_the_first),
     case!(fragments_of_a_reply_pass),
     case!(a_later_fragment_without_its_first_is_dropped_unless_nothing_isolates_the_pod),
+    case!(a_later_fragment_may_come_first_where_its_peer_may_use_the_protocol),
     case!(a_later_fragment_of_another_datagram_is_no_part_of_it),
     case!(a_first_fragment_is_forgotten),
     case!(a_first_fragment_without_its_ports_is_dropped),
@@ -74,30 +75,58 @@ fn a_later_fragment_without_its_first_is_dropped_unless_nothing_isolates_the_pod
     let back = play.udp_in(play.cast.client, DNS).back(0);
     play.sends(&later(&out, 1, 8), Reason::NotIsolated)?;
     play.gets(&later(&back, 1, 8), Reason::NotIsolated)?;
-    for isolation in [Isolation::Ingress, Isolation::Egress, Isolation::Both, Isolation::DenyAll] {
+    play.isolate(Isolation::DenyAll);
+    play.sends(&later(&out, 1, 8), Reason::FragmentWithoutFirst)?;
+    play.gets(&later(&back, 1, 8), Reason::FragmentWithoutFirst)?;
+    let (out, back) = (play.udp_out(play.cast.stranger, DNS).out(0), play.udp_in(play.cast.stranger, DNS).back(0));
+    let ahead = |isolated| if isolated { Reason::FragmentWithoutFirst } else { Reason::FragmentAhead };
+    for (isolation, egress, ingress) in
+        [(Isolation::Ingress, false, true), (Isolation::Egress, true, false), (Isolation::Both, true, true)]
+    {
         play.isolate(isolation);
-        play.sends(&later(&out, 1, 8), Reason::FragmentWithoutFirst)?;
-        play.gets(&later(&back, 1, 8), Reason::FragmentWithoutFirst)?;
+        play.sends(&later(&out, 1, 8), ahead(egress))?;
+        play.gets(&later(&back, 1, 8), ahead(ingress))?;
     }
     play.has_no_flow()
+}
+
+fn a_later_fragment_may_come_first_where_its_peer_may_use_the_protocol(play: &mut Play<'_>) -> Result<()> {
+    play.isolate(Isolation::Both);
+    let (client, block) = (play.cast.client, play.cast.block);
+    for protocol in [6, 17, 132] {
+        play.sends(&later(&play.talk(client, protocol, 40_000, WEB).out(SYN), 1, 24), Reason::FragmentAhead)?;
+        play.gets(&later(&play.talk(client, protocol, WEB, 40_000).back(SYN), 1, 24), Reason::FragmentAhead)?;
+    }
+    // The block may use TCP alone, and nobody may have the TCP header rewritten.
+    play.sends(&later(&play.tcp_out(block, SHUT).out(SYN), 1, 24), Reason::FragmentAhead)?;
+    play.sends(&later(&play.udp_out(block, DNS).out(0), 1, 24), Reason::FragmentWithoutFirst)?;
+    play.sends(&later(&play.tcp_out(block, SHUT).out(SYN), 1, 16), Reason::FragmentTooSmall)?;
+    // Its first one is judged as ever, and what comes after that goes its way.
+    let shut = play.udp_out(client, SHUT).out(0);
+    play.sends(&later(&shut, 9, 16), Reason::FragmentAhead)?;
+    play.sends(&shut.clone().fragment(9, 0, true), Reason::PolicyDenied)?;
+    play.sends(&later(&shut, 9, 24), Reason::FragmentOfDenied)?;
+    // To the node and to services as whole datagrams.
+    play.sends(&later(&play.udp_out(play.cast.node, DNS).out(0), 2, 24), Reason::ToOwnNode)?;
+    play.sends(&later(&play.udp_out(play.cast.in_service_range, DNS).out(0), 2, 24), Reason::Deferred)
 }
 
 fn a_later_fragment_of_another_datagram_is_no_part_of_it(play: &mut Play<'_>) -> Result<()> {
     play.isolate(Isolation::Both);
     let first = play.udp_in(play.cast.client, DNS).back(0);
     play.gets(&first.clone().fragment(1, 0, true), Reason::AllowedByPolicy)?;
-    play.gets(&later(&first, 2, 16), Reason::FragmentWithoutFirst)?;
+    play.gets(&later(&first, 2, 16), Reason::FragmentAhead)?;
     let other_source = Datagram { source: play.cast.stranger, ..first.clone() };
     play.gets(&later(&other_source, 1, 16), Reason::FragmentWithoutFirst)?;
     let other_protocol = play.tcp_in(play.cast.client, WEB).back(SYN);
-    play.gets(&later(&other_protocol, 1, 24), Reason::FragmentWithoutFirst)?;
+    play.gets(&later(&other_protocol, 1, 24), Reason::FragmentAhead)?;
     // The same datagram, as the other end would have it.
     let reversed = Datagram { source: first.destination, destination: first.source, ..first.clone() };
-    play.sends(&later(&reversed, 1, 16), Reason::FragmentWithoutFirst)?;
+    play.sends(&later(&reversed, 1, 16), Reason::FragmentAhead)?;
     let mut moved = cast::endpoint();
     moved.slot = cast::OTHER_SLOT;
     let (pod, policy) = play.turn_to(moved, play.policy);
-    play.gets(&later(&first, 1, 16), Reason::FragmentWithoutFirst)?;
+    play.gets(&later(&first, 1, 16), Reason::FragmentAhead)?;
     play.turn_to(pod, policy);
     play.gets(&later(&first, 1, 16), Reason::FragmentOfAllowed)
 }
@@ -109,7 +138,7 @@ fn a_first_fragment_is_forgotten(play: &mut Play<'_>) -> Result<()> {
     play.seconds_pass(20)?;
     play.gets(&later(&first, 1, 16), Reason::FragmentOfAllowed)?;
     play.seconds_pass(20)?;
-    play.gets(&later(&first, 1, 16), Reason::FragmentWithoutFirst)?;
+    play.gets(&later(&first, 1, 16), Reason::FragmentAhead)?;
     // The last word on a datagram counts.
     play.gets(&first.clone().fragment(1, 0, true), Reason::AllowedByPolicy)?;
     let denied = play.udp_in(play.cast.client, SHUT).back(0);
@@ -162,7 +191,7 @@ fn a_fragment_that_is_the_whole_datagram_is_judged_as_such(play: &mut Play<'_>) 
     play.gets(&play.udp_in(play.cast.client, DNS).back(0).fragment(1, 0, false), Reason::AllowedByPolicy)?;
     play.gets(&play.udp_in(play.cast.client, SHUT).back(0).fragment(2, 0, false), Reason::PolicyDenied)?;
     let first = play.udp_in(play.cast.client, DNS).back(0);
-    play.gets(&later(&first, 1, 16), Reason::FragmentWithoutFirst)
+    play.gets(&later(&first, 1, 16), Reason::FragmentAhead)
 }
 
 fn destination_options_may_follow_the_fragment_header(play: &mut Play<'_>) -> Result<()> {

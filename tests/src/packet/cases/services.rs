@@ -247,7 +247,7 @@ fn fragments_are_judged_where_they_leave(play: &mut Play<'_>) -> Result<()> {
     let out = play.udp_out(service, DNS).out(0);
     play.sends(&out.clone().fragment(1, 0, true), Reason::Deferred)?;
     play.sends(&later(&out, 1, 1480), Reason::Deferred)?;
-    play.sends(&later(&out, 2, 1480), Reason::FragmentWithoutFirst)?;
+    play.sends(&later(&out, 2, 1480), Reason::Deferred)?;
     play.deferred_by(SLOT);
     let (good, bad) = (play.udp_out(play.cast.client, DNS).out(0), play.udp_out(play.cast.stranger, DNS).out(0));
     leaves(play, &later(&good, 3, 1480), Reason::FragmentWithoutFirst)?;
