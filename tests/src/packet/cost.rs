@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use netpol_agent::datapath::sizing::Sizing;
-use netpol_common::abi::{Config, Hook};
+use netpol_common::abi::{Config, Hook, Mark, Sender};
 use netpol_common::classify::Frame;
 
 use self::sys::Trivial;
@@ -59,12 +59,12 @@ pub fn load(object: &[u8], config: Config) -> Result<Kernel> {
     Kernel::load_sized(object, config, &Sizing::default())
 }
 
-/// Sizes of both programs.
+/// Sizes of the programs.
 ///
 /// # Errors
 /// The kernel does not tell.
 pub fn sizes(kernel: &Kernel) -> Result<Vec<Size>> {
-    let hooks = [(Hook::FromPod, "from_pod"), (Hook::ToPod, "to_pod")];
+    let hooks = [(Hook::FromPod, "from_pod"), (Hook::ToPod, "to_pod"), (Hook::ToUplink, "to_uplink")];
     hooks
         .into_iter()
         .map(|(hook, program)| {
@@ -103,15 +103,39 @@ pub fn established(kernel: &mut Kernel) -> Result<Vec<Cost>> {
         for (hook, frame) in [(Hook::FromPod, out(flag::PSH_ACK)?), (Hook::ToPod, into(flag::PSH_ACK)?)] {
             ensure!(kernel.run(hook, &frame, &plain)?.passed(), "the packet does not pass");
             let packet = format!("{} established {family}", if hook == Hook::FromPod { "from_pod" } else { "to_pod" });
-            costs.push(compare(packet, kernel, hook, &trivial, &frame)?);
+            costs.push(compare(packet, kernel, hook, &trivial, (&frame, &plain))?);
         }
+        costs.extend(leaving(kernel, family, &trivial)?);
     }
     Ok(costs)
 }
 
-fn compare(packet: String, kernel: &Kernel, hook: Hook, trivial: &Trivial, frame: &[u8]) -> Result<Cost> {
-    let plain = Frame { from_host_stack: false, mark: 0, hash: 0, vlan_tagged: false };
-    let context = Context::of(&plain);
+/// What a packet costs that leaves by an uplink: one that is no pod's, and one that is judged there. (Denied, as what passes has its
+/// mark cleared, and BPF_PROG_TEST_RUN repeats a packet as it was left.)
+fn leaving(kernel: &mut Kernel, family: Family, trivial: &Trivial) -> Result<Vec<Cost>> {
+    let cast = Cast::of(family);
+    kernel.set_pod(&cast::endpoint(), Isolation::Both.word(1))?;
+    let talk = Talk { pod: cast.pod, peer: cast.stranger, protocol: 6, pod_port: 40_000, peer_port: WEB };
+    let frame = talk.out(flag::PSH_ACK).frame(POD_MAC, BRIDGE_MAC).context("no such packet")?;
+    let config = kernel.config();
+    let mark = |sender| Mark::new(config.mark_mask, config.mark_shift).write(0, sender);
+    let senders = [("of no pod", Sender::None), ("judged and denied", Sender::Deferred(cast::SLOT))];
+    let cost = |(what, sender)| {
+        let beside = Frame { from_host_stack: false, mark: mark(sender), hash: 1, vlan_tagged: false };
+        let packet = format!("to_uplink {what} {family}");
+        compare(packet, kernel, Hook::ToUplink, trivial, (&frame, &beside))
+    };
+    senders.into_iter().map(cost).collect()
+}
+
+fn compare(
+    packet: String,
+    kernel: &Kernel,
+    hook: Hook,
+    trivial: &Trivial,
+    (frame, beside): (&[u8], &Frame),
+) -> Result<Cost> {
+    let context = Context::of(beside);
     let program = kernel.program(hook)?;
     let program = program.fd()?.as_fd();
     let (mut nets, mut trivials) = (Vec::new(), Vec::new());

@@ -8,8 +8,8 @@ use serde::Deserialize;
 const PREFIX: &str = "netpol-guest ";
 /// Lines of the console that tell why a machine said nothing to us.
 const LAST_LINES: usize = 15;
-const HEADINGS: [&str; 7] =
-    ["kernel", "release", "from_pod", "to_pod", "attached by", "frames judged", "seconds (verifying)"];
+const HEADINGS: [&str; 8] =
+    ["kernel", "release", "from_pod", "to_pod", "to_uplink", "attached by", "frames judged", "seconds (verifying)"];
 
 /// A kernel's row: how it went, or why it did not.
 pub(super) struct Row {
@@ -104,7 +104,7 @@ impl Row {
         let kernel = self.kernel.to_owned();
         let Ok(outcome) = &self.outcome else {
             let none = || "-".to_owned();
-            return [kernel, "FAILED".to_owned(), none(), none(), none(), none(), none()];
+            return [kernel, "FAILED".to_owned(), none(), none(), none(), none(), none(), none()];
         };
         let verifying: f64 = outcome.programs.iter().map(|program| program.seconds).sum();
         [
@@ -112,6 +112,7 @@ impl Row {
             outcome.release.clone(),
             outcome.instructions("from_pod"),
             outcome.instructions("to_pod"),
+            outcome.instructions("to_uplink"),
             outcome.attached.clone(),
             outcome.test_run.to_string(),
             format!("{} ({verifying:.1})", outcome.seconds),
@@ -155,6 +156,7 @@ mod tests {
     const CONSOLE: &str = "\r\n[    1.2] chatter\r\n\r\nnetpol-guest {\"release\":\"6.1.0-50-cloud-amd64\"}\r\n\
         netpol-guest {\"verified\":{\"program\":\"from_pod\",\"instructions\":19000,\"seconds\":0.5}}\r\n\
         netpol-guest {\"verified\":{\"program\":\"to_pod\",\"instructions\":null,\"seconds\":1.25}}\r\n\
+        netpol-guest {\"verified\":{\"program\":\"to_uplink\",\"instructions\":500,\"seconds\":0.0}}\r\n\
         netpol-guest {\"opened\":{\"seconds\":2.0}}\r\nnetpol-guest {\"attached\":\"TCX\"}\r\n\
         [    9.9] no newline netpol-guest {\"test_run\":22}\r\n";
 
@@ -165,7 +167,9 @@ mod tests {
         assert_eq!(outcome.error, None);
         let table = table(&[Row { kernel: "6.1", outcome: Ok(outcome) }]);
         assert!(
-            table.ends_with("6.1     6.1.0-50-cloud-amd64  19000     accepted  TCX          22             17 (1.8)"),
+            table.ends_with(
+                "6.1     6.1.0-50-cloud-amd64  19000     accepted  500        TCX          22             17 (1.8)"
+            ),
             "{table}"
         );
     }
