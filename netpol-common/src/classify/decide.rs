@@ -345,7 +345,7 @@ impl<'a, P: PacketBytes + ?Sized, T> Stage<'a, P, T> {
     }
 
     #[inline(always)]
-    fn is_own_node<A: Address>(&self, address: &A) -> bool
+    pub(super) fn is_own_node<A: Address>(&self, address: &A) -> bool
     where
         T: Tables<A>,
     {

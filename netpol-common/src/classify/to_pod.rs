@@ -59,7 +59,9 @@ impl<P: PacketBytes + ?Sized, T: AllTables> Stage<'_, P, T> {
         A::parse(self.packet, header)?;
         header.from_own_node = self.is_from_own_node(&header.source);
         header.from_node_stack = self.is_from_node_stack();
-        header.to_self = self.marked_sender() == Sender::Deferred(self.subject.endpoint.slot);
+        // Masqueraded as the node, or not at all: a mark alone would let in whatever somebody else marks so.
+        header.to_self = self.marked_sender() == Sender::Deferred(self.subject.endpoint.slot)
+            && (self.is_own_node(&header.source) || A::of_endpoint(self.subject.endpoint) == Some(header.source));
         let scratch = settle_all(scratch);
         let header = &mut scratch.header;
         if is_neighbour(header) {

@@ -235,6 +235,9 @@ fn a_foreign_mark_means_nothing(play: &mut Play<'_>) -> Result<()> {
     play.isolate(Isolation::Ingress);
     play.gets(&play.tcp_in(play.cast.stranger, WEB).back(SYN), Reason::PolicyDenied)?;
     play.gets(&play.tcp_in(play.cast.client, WEB).back(SYN), Reason::AllowedByPolicy)?;
+    // Nor does the pod's own mark make a stranger the pod itself.
+    play.deferred_by(SLOT);
+    play.gets(&play.udp_in(play.cast.stranger, WEB).back(0), Reason::PolicyDenied)?;
     // A mark of a pod beside another's address does not lend that pod's identity either.
     play.set_sender(cast::other_endpoint(), Isolation::Free.word(1))?;
     play.deferred_by(OTHER_SLOT);
