@@ -106,6 +106,10 @@ fn the_drop_names_the_backend(policed: &Policed) {
         let line = lines.wait_for(mark, Duration::from_secs(3), wanted);
         let line = line.unwrap_or_else(|| panic!("no drop with {address}: {:?}", lines.since(mark)));
         assert!(line.contains("client") && line.contains("8080") && line.contains("client-egress"), "{line}");
+        assert!(
+            line.contains("to this peer") || line.contains("this peer or this port"),
+            "no word on what is missing: {line}"
+        );
     }
 }
 

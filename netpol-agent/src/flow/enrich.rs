@@ -31,6 +31,7 @@ pub fn enrich(event: &RawEvent, clock: Clock, cluster: &ClusterState, provenance
         pod: if is_subject { pod.clone() } else { ip.and_then(|ip| pod_at(cluster, ip)) },
     };
     let from_subject = event.direction == Direction::Egress && event.reason != Reason::SpoofedAddress;
+    let is_by_policy = matches!(event.reason, Reason::PolicyDenied | Reason::DeniedAfterTranslation);
     let explanation = provenance.explain(event.policy, event.identity, event.protocol, event.destination_port);
     Flow {
         time: clock.zero + Duration::from_nanos(event.time),
@@ -43,7 +44,7 @@ pub fn enrich(event: &RawEvent, clock: Clock, cluster: &ClusterState, provenance
         summary: summary(event),
         policies: explanation.as_ref().map(|it| it.isolated_by.clone()).unwrap_or_default(),
         isolated_for: provenance.direction(event.policy),
-        hint: explanation.filter(|_| event.reason == Reason::PolicyDenied).map(|it| hint(&it)).unwrap_or_default(),
+        hint: explanation.filter(|_| is_by_policy).map(|it| hint(&it)).unwrap_or_default(),
         length: event.length,
         suppressed: event.suppressed,
         ifindex: event.ifindex,
