@@ -11,6 +11,9 @@ mod source;
 use super::Mutant;
 use super::suite::Suite;
 
+/// Faults in functions whose body cannot be there twice.
+pub(super) const ALONE: &[&str] = &[];
+
 /// Every fault.
 pub(super) fn all() -> impl Iterator<Item = Mutant> {
     let parts = [
