@@ -24,8 +24,12 @@ const SHOWN_LINES: usize = 40;
 pub(super) enum Suite {
     /// Unit tests of what is shared with the kernel.
     Common,
+    /// Words that cross the kernel boundary.
+    Abi,
     /// Unit and property tests of the agent.
     Agent,
+    /// Those of them that want the kernel.
+    AgentKernel,
     /// The conformance suites.
     Semantics,
     /// Scenes of packets, judged on the host. Tests are scenes.
@@ -91,7 +95,9 @@ impl fmt::Display for Suite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Common => "pure, netpol-common:",
+            Self::Abi => "pure, tests/abi:",
             Self::Agent => "pure, netpol-agent:",
+            Self::AgentKernel => "kernel, netpol-agent:",
             Self::Semantics => "pure, tests/semantics:",
             Self::Decision => "pure, tests/decision, scene:",
             Self::Property => "property:",
@@ -107,7 +113,12 @@ impl fmt::Display for Suite {
 impl Suite {
     /// True if root, the BPF toolchain and network namespaces are needed.
     pub(super) const fn needs_kernel(self) -> bool {
-        self.reads_object() || matches!(self, Self::NetnsShop | Self::NetnsChurn)
+        self.reads_object() || matches!(self, Self::AgentKernel) || self.runs_agent()
+    }
+
+    /// True if the tests run the agent.
+    const fn runs_agent(self) -> bool {
+        matches!(self, Self::NetnsShop | Self::NetnsChurn)
     }
 
     /// True if the tests load the BPF object that the environment names: for a fault in it no test is built again.
@@ -124,14 +135,16 @@ impl Suite {
             Self::Budgets => Some("fragments_of_one_pod_do_not_hide_those_of_another"),
             // Its faults are none of programs.
             Self::NetnsChurn => None,
-            Self::Common | Self::Agent | Self::Semantics | Self::Decision | Self::Property => None,
+            Self::Common | Self::Abi | Self::Agent | Self::AgentKernel => None,
+            Self::Semantics | Self::Decision | Self::Property => None,
         }
     }
 
     const fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Common => &["-p", "netpol-common", "--lib", "--features", "netpol-common/user"],
-            Self::Agent => &["-p", "netpol-agent", "--lib"],
+            Self::Abi => &["-p", "netpol-tests", "--test", "abi"],
+            Self::Agent | Self::AgentKernel => &["-p", "netpol-agent", "--lib"],
             Self::Semantics => &["-p", "netpol-tests", "--test", "semantics"],
             Self::Decision => &["-p", "netpol-tests", "--test", "decision"],
             Self::Property => &["-p", "netpol-tests", "--test", "property"],
@@ -151,7 +164,7 @@ impl Suite {
             }
             command
         };
-        if self.needs_kernel() && !self.reads_object() {
+        if self.runs_agent() {
             let mut command = with_object(cargo(scratch));
             command.args(["build", "--quiet", "-p", "netpol-agent", "-p", "netpol-tests", "--bins"]);
             if let Err(why) = captured(&mut command)? {
@@ -172,7 +185,7 @@ impl Suite {
         match self {
             Self::Decision => Some(SCENES),
             Self::Packet => Some(SCENES_IN_KERNEL),
-            Self::Common | Self::Agent | Self::Semantics | Self::Property => None,
+            Self::Common | Self::Abi | Self::Agent | Self::AgentKernel | Self::Semantics | Self::Property => None,
             Self::PacketWhole | Self::Budgets | Self::NetnsShop | Self::NetnsChurn => None,
         }
     }
