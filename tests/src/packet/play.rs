@@ -41,6 +41,8 @@ pub struct Play<'a> {
     pub reasons: BTreeSet<Reason>,
     /// Drops that were reported, the last at the end.
     pub reports: Vec<HostReport>,
+    /// Whom the last packet was counted for besides: the sender of a deferred one, and why.
+    pub counted: Vec<(u16, Reason)>,
     isolation: Isolation,
     kernel: Option<&'a mut Kernel>,
 }
@@ -65,6 +67,7 @@ impl<'a> Play<'a> {
             host,
             reasons: BTreeSet::new(),
             reports: Vec::new(),
+            counted: Vec::new(),
             isolation: Isolation::Free,
             kernel,
         })
@@ -273,6 +276,7 @@ impl<'a> Play<'a> {
             kernel.require_alike(&observed, &self.host)?;
         }
         self.reports.extend(reports);
+        self.counted = counted;
         Ok(reason)
     }
 

@@ -1,13 +1,16 @@
 //! `mutants`: deliberate faults in compiler and datapath, each with the test that must notice it.
 //!
 //! [`table`] is the whole of it: a fault is a piece of a file, what it becomes, the test that must fail then, and why it
-//! would matter. Each is put into a copy of the tree (`scratch`), compiled and put before its test (`suite`); the checkout
-//! is only read, so that an interrupted run leaves nothing to restore. What does not compile is no kill, a test that does
-//! not pass without any fault is no judge, and a fault whose text is no longer there (once, exactly) fails the run: it would
-//! otherwise rot unseen.
+//! would matter. They are put into a copy of the tree (`scratch`), compiled and put before their tests (`suite`); the
+//! checkout is only read, so that an interrupted run leaves nothing to restore. Most are compiled together and switched on
+//! one by one (`switch`); `bench` knows which are not. What does not compile is no kill, a test that does not pass without
+//! any fault is no judge, and a fault whose text is no longer there (once, exactly) fails the run: it would otherwise rot
+//! unseen.
 
+mod bench;
 mod scratch;
 mod suite;
+mod switch;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,8 +21,9 @@ use clap::Args;
 
 use crate::shell;
 use crate::test::{in_ci, why_no_kernel};
+use bench::Bench;
 use scratch::Scratch;
-use suite::{Build, Ran, Suite};
+use suite::Suite;
 
 /// Options of `mutants`.
 #[derive(Clone, Debug, Args)]
@@ -30,6 +34,12 @@ pub(crate) struct Options {
     /// Only faults whose name matches; `*` stands for anything. May be given more than once.
     #[arg(long, value_name = "GLOB")]
     only: Vec<String>,
+    /// Only faults that tests of this kind must notice. May be given more than once.
+    #[arg(long, value_enum)]
+    suite: Vec<Suite>,
+    /// Only one part of several: 2/3 is the second of three.
+    #[arg(long, value_name = "N/M", value_parser = shard)]
+    shard: Option<(usize, usize)>,
 }
 
 /// One fault.
@@ -76,29 +86,28 @@ enum Fate {
 /// Runs the table. True if every fault was noticed.
 pub(crate) fn run(options: &Options) -> Result<bool> {
     check_table()?;
-    let mut chosen = chosen(&options.only)?;
+    let mut chosen = chosen(options)?;
     if options.list {
         chosen.iter().for_each(|mutant| shell::say(&listed(mutant)));
         return Ok(true);
     }
-    // Neighbours in one crate, judged by one program, share most of what was compiled.
-    chosen.sort_by_key(|mutant| (mutant.suite.needs_kernel(), mutant.suite, mutant.file));
     let skipped = without_kernel(&mut chosen)?;
     let scratch = Scratch::prepare()?;
     let started = Instant::now();
     shell::say(&format!("{} faults, in a copy of the tree under {}", chosen.len(), scratch.tree().display()));
-    require_passing_tests(&scratch, &chosen)?;
+    let mut bench = Bench::prepare(&scratch, chosen)?;
+    let total = bench.faults().len();
     let (mut killed, mut survived, mut broken) = (0, Vec::new(), Vec::new());
-    for (number, mutant) in (1..).zip(&chosen) {
+    for (number, mutant) in (1..).zip(bench.faults()) {
         let at = Instant::now();
-        let fate = judge(&scratch, mutant)?;
+        let fate = bench.judge(&mutant)?;
         let word = match &fate {
             Fate::Killed => "killed",
             Fate::Survived => "SURVIVED",
             Fate::Broken(_) => "NO ANSWER",
         };
         let (took, elapsed) = (seconds(at.elapsed()), seconds(started.elapsed()));
-        shell::say(&format!("[{number}/{}] {word:9} {took:>6}  {} (elapsed {elapsed})", chosen.len(), mutant.name));
+        shell::say(&format!("[{number}/{total}] {word:9} {took:>6}  {} (elapsed {elapsed})", mutant.name));
         match fate {
             Fate::Killed => killed += 1,
             Fate::Survived => survived.push(mutant),
@@ -113,7 +122,8 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     }
     let unclear = if broken.is_empty() { String::new() } else { format!(", {} without an answer", broken.len()) };
     let skipped = if skipped == 0 { String::new() } else { format!(", {skipped} skipped") };
-    shell::say(&format!("\nmutants {}, killed {killed}, survived {}{unclear}{skipped}", chosen.len(), survived.len()));
+    let (survivors, took) = (survived.len(), seconds(started.elapsed()));
+    shell::say(&format!("\nmutants {total}, killed {killed}, survived {survivors}{unclear}{skipped}, in {took}"));
     Ok(survived.is_empty() && broken.is_empty())
 }
 
@@ -155,12 +165,24 @@ fn check_table() -> Result<()> {
     Ok(())
 }
 
-fn chosen(only: &[String]) -> Result<Vec<Mutant>> {
+fn chosen(options: &Options) -> Result<Vec<Mutant>> {
+    let Options { only, suite, shard, .. } = options;
     if let Some(glob) = only.iter().find(|glob| !table::all().any(|mutant| matches(glob, mutant.name))) {
         bail!("no fault's name matches {glob}: see `cargo xtask mutants --list`");
     }
-    let wanted = |mutant: &Mutant| only.is_empty() || only.iter().any(|glob| matches(glob, mutant.name));
-    Ok(table::all().filter(wanted).collect())
+    let wanted = |mutant: &Mutant| {
+        (only.is_empty() || only.iter().any(|glob| matches(glob, mutant.name)))
+            && (suite.is_empty() || suite.contains(&mutant.suite))
+    };
+    let (part, parts) = shard.unwrap_or((1, 1));
+    let numbered = table::all().filter(wanted).enumerate();
+    Ok(numbered.filter(|(number, _)| number % parts == part - 1).map(|(_, mutant)| mutant).collect())
+}
+
+/// Reads `N/M`.
+fn shard(text: &str) -> Result<(usize, usize), String> {
+    let numbers = text.split_once('/').and_then(|(part, parts)| Some((part.parse().ok()?, parts.parse().ok()?)));
+    numbers.filter(|(part, parts)| (1..=*parts).contains(part)).ok_or_else(|| "not as 2/3 is".to_owned())
 }
 
 /// True if `name` is what `glob` says, `*` standing for anything.
@@ -184,54 +206,6 @@ fn without_kernel(chosen: &mut Vec<Mutant>) -> Result<usize> {
     shell::say(&format!("{needing} faults are left out, as they need the kernel: {why:#}"));
     chosen.retain(|mutant| !mutant.suite.needs_kernel());
     Ok(needing)
-}
-
-/// A test that fails without any fault, or does not exist, judges nothing.
-fn require_passing_tests(scratch: &Scratch, chosen: &[Mutant]) -> Result<()> {
-    let mut wanted: BTreeMap<Suite, BTreeSet<&str>> = BTreeMap::new();
-    for mutant in chosen {
-        wanted.entry(mutant.suite).or_default().extend([mutant.test].into_iter().chain(mutant.suite.guard()));
-    }
-    for (suite, tests) in wanted {
-        let at = Instant::now();
-        let tests: Vec<&str> = tests.into_iter().collect();
-        let programs = match suite.build(scratch)? {
-            Build::Done(programs) => programs,
-            Build::Failed(why) => bail!("{suite} does not compile without any fault:\n{why}"),
-        };
-        let ran = suite.run(scratch, &programs, &tests)?;
-        for test in &tests {
-            match ran.of(test) {
-                Ran::Passed => {}
-                Ran::Failed => bail!("{suite} {test} fails without any fault:\n{}", ran.output),
-                Ran::Absent => {
-                    bail!("{suite} {test}: there is no such test, or it did not come to an end:\n{}", ran.output)
-                }
-            }
-        }
-        shell::say(&format!("without a fault: {suite}, {} tests pass ({})", tests.len(), seconds(at.elapsed())));
-    }
-    Ok(())
-}
-
-fn judge(scratch: &Scratch, mutant: &Mutant) -> Result<Fate> {
-    let _original_comes_back = scratch.put(mutant)?;
-    let programs = match mutant.suite.build(scratch)? {
-        Build::Done(programs) => programs,
-        Build::Failed(why) => return Ok(Fate::Broken(format!("it does not compile:\n{why}"))),
-    };
-    if let Some(guard) = mutant.suite.guard() {
-        let ran = mutant.suite.run(scratch, &programs, &[guard])?;
-        if !matches!(ran.of(guard), Ran::Passed) {
-            return Ok(Fate::Broken(format!("{guard} fails too, so nothing may work at all:\n{}", ran.output)));
-        }
-    }
-    let ran = mutant.suite.run(scratch, &programs, &[mutant.test])?;
-    Ok(match ran.of(mutant.test) {
-        Ran::Failed => Fate::Killed,
-        Ran::Passed => Fate::Survived,
-        Ran::Absent => Fate::Broken(format!("its test did not come to an end:\n{}", ran.output)),
-    })
 }
 
 #[cfg(test)]

@@ -11,7 +11,6 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::Mutant;
 use crate::shell;
 
 /// The copy, and the lock on it.
@@ -47,12 +46,15 @@ impl Scratch {
         self.directory.join("target")
     }
 
-    /// Puts a fault in; dropping what is returned takes it out again.
-    pub(super) fn put(&self, mutant: &Mutant) -> Result<Restored> {
-        let path = self.tree().join(mutant.file);
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let faulty = mutant.applied_to(&text)?;
-        let restored = Restored { path, text };
+    /// A file's text.
+    pub(super) fn text(&self, file: &str) -> Result<String> {
+        let path = self.tree().join(file);
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    }
+
+    /// Puts another text in a file's place; dropping what is returned brings its own back.
+    pub(super) fn put(&self, file: &str, faulty: &str) -> Result<Restored> {
+        let restored = Restored { path: self.tree().join(file), text: self.text(file)? };
         fs::write(&restored.path, faulty).with_context(|| format!("cannot write {}", restored.path.display()))?;
         Ok(restored)
     }

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::scratch::Scratch;
+use super::switch;
 use crate::{build, shell};
 
 /// A test program that does not end is a fault of ours, not a kill.
@@ -19,10 +20,16 @@ const LIMIT: Duration = Duration::from_secs(300);
 const SHOWN_LINES: usize = 40;
 
 /// Test programs that are built together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub(super) enum Suite {
+    /// Unit tests of what is shared with the kernel.
+    Common,
+    /// Words that cross the kernel boundary.
+    Abi,
     /// Unit and property tests of the agent.
     Agent,
+    /// Those of them that want the kernel.
+    AgentKernel,
     /// The conformance suites.
     Semantics,
     /// Scenes of packets, judged on the host. Tests are scenes.
@@ -33,6 +40,8 @@ pub(super) enum Suite {
     Packet,
     /// What the kernel does beside the scenes.
     PacketWhole,
+    /// What one pod may take of the tables.
+    Budgets,
     /// The shop under the real agent.
     NetnsShop,
     /// Traffic under the real agent while everything changes.
@@ -85,12 +94,16 @@ impl Results {
 impl fmt::Display for Suite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
+            Self::Common => "pure, netpol-common:",
+            Self::Abi => "pure, tests/abi:",
             Self::Agent => "pure, netpol-agent:",
+            Self::AgentKernel => "kernel, netpol-agent:",
             Self::Semantics => "pure, tests/semantics:",
             Self::Decision => "pure, tests/decision, scene:",
             Self::Property => "property:",
             Self::Packet => "packet, scene:",
             Self::PacketWhole => "packet:",
+            Self::Budgets => "packet, tests/packet_budgets:",
             Self::NetnsShop => "netns, tests/netns_shop:",
             Self::NetnsChurn => "netns, tests/netns_churn:",
         })
@@ -100,7 +113,17 @@ impl fmt::Display for Suite {
 impl Suite {
     /// True if root, the BPF toolchain and network namespaces are needed.
     pub(super) const fn needs_kernel(self) -> bool {
-        matches!(self, Self::Packet | Self::PacketWhole | Self::NetnsShop | Self::NetnsChurn)
+        self.reads_object() || matches!(self, Self::AgentKernel) || self.runs_agent()
+    }
+
+    /// True if the tests run the agent.
+    const fn runs_agent(self) -> bool {
+        matches!(self, Self::NetnsShop | Self::NetnsChurn)
+    }
+
+    /// True if the tests load the BPF object that the environment names: for a fault in it no test is built again.
+    pub(super) const fn reads_object(self) -> bool {
+        matches!(self, Self::Packet | Self::PacketWhole | Self::Budgets)
     }
 
     /// A test that must pass with any fault in: the kernel refuses a program for more reasons than the one intended.
@@ -109,41 +132,48 @@ impl Suite {
             Self::Packet => Some("later_fragments_go_the_way_of_the_first"),
             Self::PacketWhole => Some(SCENES_IN_KERNEL),
             Self::NetnsShop => Some("without_policies_the_agent_is_in_nobodys_way"),
+            Self::Budgets => Some("fragments_of_one_pod_do_not_hide_those_of_another"),
             // Its faults are none of programs.
-            Self::NetnsChurn | Self::Agent | Self::Semantics | Self::Decision | Self::Property => None,
+            Self::NetnsChurn => None,
+            Self::Common | Self::Abi | Self::Agent | Self::AgentKernel => None,
+            Self::Semantics | Self::Decision | Self::Property => None,
         }
     }
 
     const fn arguments(self) -> &'static [&'static str] {
         match self {
-            Self::Agent => &["-p", "netpol-agent", "--lib"],
+            Self::Common => &["-p", "netpol-common", "--lib", "--features", "netpol-common/user"],
+            Self::Abi => &["-p", "netpol-tests", "--test", "abi"],
+            Self::Agent | Self::AgentKernel => &["-p", "netpol-agent", "--lib"],
             Self::Semantics => &["-p", "netpol-tests", "--test", "semantics"],
             Self::Decision => &["-p", "netpol-tests", "--test", "decision"],
             Self::Property => &["-p", "netpol-tests", "--test", "property"],
             Self::Packet | Self::PacketWhole => &["-p", "netpol-tests", "--test", "packet"],
+            Self::Budgets => &["-p", "netpol-tests", "--test", "packet_budgets"],
             Self::NetnsShop => &["-p", "netpol-tests", "--test", "netns_shop"],
             Self::NetnsChurn => &["-p", "netpol-tests", "--test", "netns_churn"],
         }
     }
 
-    /// Compiles the tests, and for those that need the kernel the BPF object and the agent.
-    pub(super) fn build(self, scratch: &Scratch) -> Result<Build> {
-        let mut object = None;
-        if self.needs_kernel() {
-            // The copy's own commands, as they know the way to its BPF object.
-            let mut command = cargo(scratch);
-            command.args(["run", "--quiet", "-p", "xtask", "--", "build"]);
+    /// Compiles the tests, and for those in namespaces the agent that they run.
+    pub(super) fn build(self, scratch: &Scratch, object: Option<&Path>) -> Result<Build> {
+        let with_object = |mut command: Command| {
+            // The same for every suite of a run: else the agent would be built again for each that thinks otherwise.
+            if let Some(object) = object {
+                command.env(build::OBJECT_VARIABLE, object);
+            }
+            command
+        };
+        if self.runs_agent() {
+            let mut command = with_object(cargo(scratch));
+            command.args(["build", "--quiet", "-p", "netpol-agent", "-p", "netpol-tests", "--bins"]);
             if let Err(why) = captured(&mut command)? {
                 return Ok(Build::Failed(why));
             }
-            object = Some(object_of(scratch));
         }
-        let mut command = cargo(scratch);
+        let mut command = with_object(cargo(scratch));
         command.args(["test", "--no-run", "--quiet", "--message-format", "json-render-diagnostics"]);
         command.args(self.arguments());
-        if let Some(object) = object {
-            command.env(build::OBJECT_VARIABLE, object);
-        }
         Ok(match captured(&mut command)? {
             Ok(messages) => Build::Done(messages.lines().filter_map(program).collect()),
             Err(why) => Build::Failed(why),
@@ -155,14 +185,19 @@ impl Suite {
         match self {
             Self::Decision => Some(SCENES),
             Self::Packet => Some(SCENES_IN_KERNEL),
-            Self::Agent | Self::Semantics | Self::Property | Self::PacketWhole | Self::NetnsShop | Self::NetnsChurn => {
-                None
-            }
+            Self::Common | Self::Abi | Self::Agent | Self::AgentKernel | Self::Semantics | Self::Property => None,
+            Self::PacketWhole | Self::Budgets | Self::NetnsShop | Self::NetnsChurn => None,
         }
     }
 
-    /// Runs these tests and no others.
-    pub(super) fn run(self, scratch: &Scratch, programs: &[Program], tests: &[&str]) -> Result<Results> {
+    /// Runs these tests and no others, under the fault of this number if it is one of those that the programs have inside.
+    pub(super) fn run(
+        self,
+        scratch: &Scratch,
+        programs: &[Program],
+        number: Option<u32>,
+        tests: &[&str],
+    ) -> Result<Results> {
         let mut results = Results { by_test: BTreeMap::new(), output: String::new() };
         for Program { executable, directory } in programs {
             let mut command = self.as_user(executable);
@@ -170,6 +205,10 @@ impl Suite {
             match self.player() {
                 Some(player) => command.arg(player).env(SCENES_VARIABLE, tests.join(",")),
                 None => command.args(tests),
+            };
+            match number {
+                Some(number) => command.env(switch::VARIABLE, number.to_string()),
+                None => command.env_remove(switch::VARIABLE),
             };
             // Random tests look at the same cases each time, and need not find the smallest that fails.
             command.env("PROPTEST_RNG_SEED", "1").env("PROPTEST_MAX_SHRINK_ITERS", "0");
@@ -193,6 +232,14 @@ impl Suite {
         command.arg("-E").arg(executable);
         command
     }
+}
+
+/// Compiles the BPF object of the copy; the compiler's words if it does not.
+pub(super) fn build_object(scratch: &Scratch) -> Result<Result<PathBuf, String>> {
+    // The copy's own command, as it knows the way there.
+    let mut command = cargo(scratch);
+    command.args(["run", "--quiet", "-p", "xtask", "--", "build-ebpf"]);
+    Ok(captured(&mut command)?.map(|_| object_of(scratch)))
 }
 
 /// The BPF object of the copy.

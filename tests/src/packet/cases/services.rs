@@ -4,7 +4,9 @@
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, ensure};
-use netpol_common::abi::{AddressRole, Backend, Config, Direction, Endpoint, FlowWord, Hook, Reason, V4, V6};
+use netpol_common::abi::{
+    AddressRole, Backend, BackendKey, Config, Direction, Endpoint, FlowWord, Hook, Reason, V4, V6,
+};
 use netpol_common::packet::Address as _;
 
 use super::case;
@@ -28,9 +30,11 @@ pub(super) const CASES: &[Case] = &[
     case!(the_nodes_own_stack_answers_for_a_service),
     case!(an_error_about_a_service_needs_a_backend_too),
     case!(what_leaves_is_judged_on_the_backend),
+    case!(what_cannot_be_read_does_not_leave),
     case!(a_service_leads_no_tunnel_to_a_node),
     case!(a_foreign_mark_means_nothing),
     case!(fragments_are_judged_where_they_leave),
+    case!(fragments_meet_both_pods_policies),
     case!(both_pods_policies_judge_a_deferred_packet),
     case!(a_masquerade_does_not_hide_a_local_pod),
     case!(a_pod_reaches_itself_through_its_service),
@@ -195,6 +199,8 @@ fn what_leaves_is_judged_on_the_backend(play: &mut Play<'_>) -> Result<()> {
         leaves(play, &good, Reason::AllowedAfterTranslation)?;
         leaves(play, &other, Reason::DeniedAfterTranslation)?;
         leaves(play, &shut, Reason::DeniedAfterTranslation)?;
+        // Replies may come from where the flow was let go, and from nowhere else.
+        ensure!(recorded(play)? == backend(client, 6, WEB), "{:?}", play.host.backends);
         let report = play.reports.last().context("a report")?;
         let own = if let IpAddr::V4(v4) = play.cast.pod { V4::from(v4).widen() } else { V6::from(v6_of(play)).widen() };
         ensure!(report.addresses[0] == V6(own) && report.slot == SLOT, "told as the node's: {report:?}");
@@ -207,7 +213,27 @@ fn what_leaves_is_judged_on_the_backend(play: &mut Play<'_>) -> Result<()> {
     leaves(play, &data, Reason::DeniedAfterTranslation)?;
     play.isolate(Isolation::Ingress);
     leaves(play, &data, Reason::AllowedAfterTranslation)?;
+    // Led elsewhere, it is that backend's to answer.
+    leaves(play, &play.udp_out(stranger, DNS).out(0), Reason::AllowedAfterTranslation)?;
+    ensure!(recorded(play)? == backend(stranger, 17, DNS), "{:?}", play.host.backends);
     play.has_no_flow()
+}
+
+/// The only backend that the pod's flows were led to (their packets have no hash here, so they are one flow).
+fn recorded(play: &Play<'_>) -> Result<Backend> {
+    let backends = play.host.backends.borrow();
+    ensure!(backends.len() == 1, "not one backend but {backends:?}");
+    let key = BackendKey { cookie: play.frame.hash, slot: SLOT, pad: 0 };
+    backends.get(&key).copied().context("of another flow or pod")
+}
+
+fn what_cannot_be_read_does_not_leave(play: &mut Play<'_>) -> Result<()> {
+    play.set_sender(play.endpoint, play.policy)?;
+    play.deferred_by(SLOT);
+    let whole = play.udp_out(play.cast.client, DNS).out(0).frame([2; 6], BRIDGE_MAC).context("no such packet")?;
+    play.passes(Hook::ToUplink, &whole, Reason::AllowedAfterTranslation)?;
+    let cut = whole.get(..whole.len() - 4).context("a frame")?;
+    play.passes(Hook::ToUplink, cut, Reason::Truncated)
 }
 
 fn v6_of(play: &Play<'_>) -> std::net::Ipv6Addr {
@@ -277,6 +303,7 @@ fn both_pods_policies_judge_a_deferred_packet(play: &mut Play<'_>) -> Result<()>
     other_sends(play, Isolation::Egress)?;
     play.isolate(Isolation::Ingress);
     play.gets(&play.tcp_in(other, WEB).back(SYN), Reason::AllowedByPolicy)?;
+    ensure!(play.counted == [(OTHER_SLOT, Reason::AllowedAfterTranslation)], "not counted for its sender");
     play.gets(&play.tcp_in(other, WEB).back(PSH_ACK), Reason::Established)?;
     play.gets(&play.tcp_in(other, SHUT).back(SYN), Reason::DeniedAfterTranslation)?;
     let report = play.reports.last().context("a report")?;
@@ -289,6 +316,33 @@ fn both_pods_policies_judge_a_deferred_packet(play: &mut Play<'_>) -> Result<()>
     play.gets(&play.tcp_in(other, SHUT).back(SYN), Reason::PolicyDenied)?;
     let report = play.reports.last().context("a report")?;
     ensure!(report.slot == SLOT && report.policy == INGRESS_POLICY, "{report:?}");
+    Ok(())
+}
+
+/// The rest of a datagram goes the way of its first part at each of the two judges.
+fn fragments_meet_both_pods_policies(play: &mut Play<'_>) -> Result<()> {
+    other_sends(play, Isolation::Egress)?;
+    play.isolate(Isolation::Ingress);
+    let other = play.cast.other_pod;
+    for (id, port, first, rest) in [
+        (1, DNS, Reason::AllowedByPolicy, Reason::FragmentOfAllowed),
+        (2, SHUT, Reason::DeniedAfterTranslation, Reason::FragmentOfDenied),
+    ] {
+        let sent = play.udp_in(other, port).back(0);
+        play.gets(&sent.clone().fragment(id, 0, true), first)?;
+        play.gets(&later(&sent, id, 1480), rest)?;
+    }
+    ensure!(play.reports.last().context("a report")?.slot == OTHER_SLOT);
+    // Let go by its sender, and not let in: a drop of the receiver's, of the rest as of the first part.
+    play.set_sender(cast::other_endpoint(), Isolation::Free.word(78))?;
+    let sent = play.udp_in(other, SHUT).back(0);
+    for (part, reason) in
+        [(sent.clone().fragment(3, 0, true), Reason::PolicyDenied), (later(&sent, 3, 1480), Reason::FragmentOfDenied)]
+    {
+        play.gets(&part, reason)?;
+        ensure!(play.counted == [(OTHER_SLOT, Reason::AllowedAfterTranslation)], "{:?}", play.counted);
+        ensure!(play.reports.last().context("a report")?.slot == SLOT);
+    }
     Ok(())
 }
 

@@ -11,7 +11,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "revoked-entry-is-not-kept",
         file: DECIDE,
         original: "        if word.state() == FlowState::Revoked {
-            self.tables.update_flow(found, &flow::seen(word, now));",
+            self.tables.update_flow(found, &flow::seen(found.flow, word, now));",
         fault: "        if word.state() == FlowState::Revoked {
             return None;",
         suite: Suite::Decision,
@@ -21,7 +21,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "revoked-entry-ages-under-refused-packets",
         file: DECIDE,
-        original: "self.tables.update_flow(found, &flow::seen(word, now));",
+        original: "self.tables.update_flow(found, &flow::seen(found.flow, word, now));",
         fault: "let _ = now;",
         suite: Suite::Decision,
         test: "a_revoked_flow_is_kept_as_long_as_a_live_one",
@@ -39,10 +39,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "replies-not-judged-again",
         file: DECIDE,
-        original: "let word = self.current(header, key, found.flow.word);
-        let from_opener = word.opener() == direction;",
-        fault: "let from_opener = found.flow.word.opener() == direction;
-        let word = if from_opener { self.current(header, key, found.flow.word) } else { found.flow.word };",
+        original: "let word = match self.current(scratch, &found.flow, from_opener) {",
+        fault: "let known = if from_opener || found.flow.word.has(FlowWord::DEFERRED) {
+            self.current(scratch, &found.flow, from_opener)
+        } else {
+            Ok(found.flow.word)
+        };
+        let word = match known {",
         suite: Suite::Decision,
         test: "a_udp_server_that_pushes_is_stopped_too",
         why: "a server goes on pushing to a client that policy cut off",
@@ -50,8 +53,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "judged-again-in-the-packets-direction",
         file: DECIDE,
-        original: "self.judge(header, key, word.opener()).is_drop()",
-        fault: "self.judge(header, key, word.opener().reverse()).is_drop()",
+        original: "!self.judge(header, key, word.opener(), flow.origin).is_drop()",
+        fault: "!self.judge(header, key, word.opener().reverse(), flow.origin).is_drop()",
         suite: Suite::Decision,
         test: "a_pod_that_becomes_isolated_keeps_only_what_is_allowed",
         why: "a connection is held to the rules of the other direction",
@@ -113,8 +116,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "denied-packet-makes-an-entry",
         file: DECIDE,
-        original: "if verdict.is_drop() || opens == Opens::No || is_to_group(header, *direction) {",
-        fault: "if opens == Opens::No || is_to_group(header, *direction) {",
+        original: "if verdict.is_drop() || opens == Opens::No || is_to_group(header, direction) {",
+        fault: "if opens == Opens::No || is_to_group(header, direction) {",
         suite: Suite::Decision,
         test: "a_syn_that_policy_does_not_allow_leaves_nothing",
         why: "the second packet of a denied connection passes",
@@ -158,8 +161,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "slot-left-out-of-the-key",
         file: DECIDE,
-        original: "kind: FlowKind::Direct as u8, slot }",
-        fault: "kind: FlowKind::Direct as u8, slot: slot & 0 }",
+        original: "protocol: header.protocol, pad: 0, slot };",
+        fault: "protocol: header.protocol, pad: 0, slot: slot & 0 };",
         suite: Suite::Decision,
         test: "another_slot_is_no_licence",
         why: "one pod's flow is a licence at another pod's interface (AWS had a CVE for it)",
@@ -286,8 +289,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "own-node-by-any-interface",
         file: DECIDE,
-        original: "from_host_stack && mark & self.tables.setting(Setting::MarkMask) == 0 && self.is_own_node(source)",
-        fault: "(from_host_stack || true) && mark & self.tables.setting(Setting::MarkMask) == 0 && self.is_own_node(source)",
+        original: "self.frame.from_host_stack && self.marked_sender() == Sender::None",
+        fault: "(self.frame.from_host_stack || true) && self.marked_sender() == Sender::None",
         suite: Suite::Decision,
         test: "only_all_three_conditions_make_a_packet_the_nodes",
         why: "who comes in through the uplink with the node's address reaches every pod",
@@ -295,8 +298,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "own-node-with-a-pods-mark",
         file: DECIDE,
-        original: "from_host_stack && mark & self.tables.setting(Setting::MarkMask) == 0 && self.is_own_node(source)",
-        fault: "from_host_stack && mark & self.tables.setting(Setting::MarkMask) != 1 && self.is_own_node(source)",
+        original: "self.frame.from_host_stack && self.marked_sender() == Sender::None",
+        fault: "self.frame.from_host_stack && (self.marked_sender() == Sender::None || true)",
         suite: Suite::Decision,
         test: "only_all_three_conditions_make_a_packet_the_nodes",
         why: "a pod behind a masquerade, or hairpinned, passes as the node",
@@ -304,8 +307,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "own-node-with-any-address",
         file: DECIDE,
-        original: "from_host_stack && mark & self.tables.setting(Setting::MarkMask) == 0 && self.is_own_node(source)",
-        fault: "from_host_stack && mark & self.tables.setting(Setting::MarkMask) == 0 && (self.is_own_node(source) || true)",
+        original: "self.is_from_node_stack() && self.is_own_node(source)",
+        fault: "self.is_from_node_stack() && (self.is_own_node(source) || true)",
         suite: Suite::Decision,
         test: "only_all_three_conditions_make_a_packet_the_nodes",
         why: "a pod's fragments, put together by the bridge, pass as the node's",
@@ -313,7 +316,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "node-flow-judged-again",
         file: DECIDE,
-        original: "let allowed = word.has(FlowWord::OWN_NODE) ||",
+        original: "let allowed = word.has(FlowWord::EXEMPT) ||",
         fault: "let allowed =",
         suite: Suite::Decision,
         test: "a_flow_of_the_node_is_never_judged_again",
@@ -331,9 +334,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "unrelated-icmp-error-passes",
         file: DECIDE,
-        original: "let Some(found) = this.tables.find_flow(&key) else {
+        original: "let Some(found) = this.tables.find_flow(&scratch.key) else {
             return false;",
-        fault: "let Some(found) = this.tables.find_flow(&key) else {
+        fault: "let Some(found) = this.tables.find_flow(&scratch.key) else {
             return true;",
         suite: Suite::Decision,
         test: "an_error_about_an_unknown_flow_is_judged_by_policy",
@@ -342,7 +345,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "icmp-error-to-somebody-else-passes",
         file: DECIDE,
-        original: "if quoted.source != header.destination {",
+        original: "if quoted.source != scratch.header.destination {",
         fault: "if false {",
         suite: Suite::Decision,
         test: "an_error_that_does_not_go_to_the_quoted_source_is_unrelated",
@@ -392,8 +395,8 @@ fn opens<A: Address>(header: &Header<A>) -> Opens {
     Mutant {
         name: "full-table-cuts-what-policy-allows",
         file: DECIDE,
-        original: "return Verdict(Reason::FlowNotRecorded),",
-        fault: "return Verdict(Reason::PolicyDenied),",
+        original: "Verdict(Reason::FlowNotRecorded) })",
+        fault: "Verdict(Reason::PolicyDenied) })",
         suite: Suite::Decision,
         test: "a_full_table_cuts_nothing_that_policy_allows",
         why: "a SYN flood is an outage",

@@ -38,8 +38,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "bpf-unanswered-flows-not-found",
         file: TABLES,
-        original: "let handle = A::unanswered().get_ptr_mut(key)?;",
-        fault: "let handle = A::unanswered().get_ptr_mut(key).filter(|_| false)?;",
+        original: "let handle = A::Unanswered::table().get_ptr_mut(key)?;",
+        fault: "let handle = A::Unanswered::table().get_ptr_mut(key).filter(|_| false)?;",
         suite: Suite::Packet,
         test: "one_entry_serves_both_directions",
         why: "no reply is let in",
@@ -47,8 +47,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "bpf-promoted-to-nowhere",
         file: TABLES,
-        original: "if A::flows().insert(key, flow, 0).is_err() {",
-        fault: "if flow.last_seen == 1 && A::flows().insert(key, flow, 0).is_err() {",
+        original: "if !add_flow::<A::Flows>(self.skb, key, key.slot, flow) {",
+        fault: "if flow.last_seen == 1 && !add_flow::<A::Flows>(self.skb, key, key.slot, flow) {",
         suite: Suite::Packet,
         test: "any_other_flow_is_settled_by_its_first_reply",
         why: "a flow is forgotten with its first reply",
@@ -65,8 +65,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "bpf-foreign-mark-wiped",
         file: TABLES,
-        original: "skb.set_mark(skb.mark() & !mask | stamped & mask);",
-        fault: "skb.set_mark(stamped & mask);",
+        original: "skb.set_mark(mark().write(skb.mark(), sender));",
+        fault: "skb.set_mark(mark().write(skb.mark() & 0, sender));",
         suite: Suite::Packet,
         test: "every_packet_of_a_pod_carries_its_slot",
         why: "kube-proxy's and other agents' marks are lost",
@@ -83,8 +83,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "bpf-drops-pass",
         file: MAIN,
-        original: "if verdict.is_drop() { TC_ACT_SHOT } else { TC_ACT_UNSPEC }",
-        fault: "if verdict.is_drop() && policy.0 == 0 { TC_ACT_SHOT } else { TC_ACT_UNSPEC }",
+        original: "if decision.reason.is_drop() { TC_ACT_SHOT } else { TC_ACT_UNSPEC }",
+        fault: "if decision.reason.is_drop() && policy.0 == 0 { TC_ACT_SHOT } else { TC_ACT_UNSPEC }",
         suite: Suite::Packet,
         test: "a_syn_that_policy_does_not_allow_leaves_nothing",
         why: "nothing is enforced, and everything is reported as if it were",
@@ -92,8 +92,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "bpf-counted-for-another-slot",
         file: MAIN,
-        original: "CounterIndex::new(endpoint.slot, hook.direction(), verdict.0)",
-        fault: "CounterIndex::new(endpoint.slot ^ 1, hook.direction(), verdict.0)",
+        original: "CounterIndex::new(decision.slot, decision.direction, decision.reason));
+    log_decision(ctx, hook, decision);",
+        fault: "CounterIndex::new(decision.slot ^ 1, decision.direction, decision.reason));
+    log_decision(ctx, hook, decision);",
         suite: Suite::Packet,
         test: "each_protocol_has_its_own_ports",
         why: "drops are counted for another pod",
@@ -119,9 +121,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "own-addresses-not-told",
         file: ENFORCER,
-        original: "if let Err(error) = self.store.sync_address_roles(&roles) {",
-        fault: "if let Err(error) = self.store.sync_address_roles(&BTreeMap::new()) {
-            let _ = roles;",
+        original: "let roles = services::address_roles(self.compiler.state(), &view.own_addresses);",
+        fault: "let roles = services::address_roles(self.compiler.state(), &BTreeSet::new());",
         suite: Suite::NetnsShop,
         test: "the_shop_is_reached_as_its_policies_say_in_both_families",
         why: "the kubelet's probes fail",

@@ -1,15 +1,22 @@
 //! The table of faults, by the part of the project that they are in.
 
 mod apply;
+mod budgets;
 mod decision;
 mod kernel;
 mod node;
 mod packet;
 mod policy;
+mod services;
 mod source;
+mod takeover;
+mod words;
 
 use super::Mutant;
 use super::suite::Suite;
+
+/// Faults in functions whose body cannot be there twice.
+pub(super) const ALONE: &[&str] = &[];
 
 /// Every fault.
 pub(super) fn all() -> impl Iterator<Item = Mutant> {
@@ -18,9 +25,13 @@ pub(super) fn all() -> impl Iterator<Item = Mutant> {
         source::MUTANTS,
         apply::MUTANTS,
         node::MUTANTS,
+        takeover::MUTANTS,
         decision::MUTANTS,
         packet::MUTANTS,
+        services::MUTANTS,
+        words::MUTANTS,
         kernel::MUTANTS,
+        budgets::MUTANTS,
     ];
     parts.into_iter().flatten().copied()
 }

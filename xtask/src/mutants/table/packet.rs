@@ -8,6 +8,7 @@ const FROM_POD: &str = "netpol-common/src/classify/from_pod.rs";
 const TO_POD: &str = "netpol-common/src/classify/to_pod.rs";
 const PACKET: &str = "netpol-common/src/packet.rs";
 const V4: &str = "netpol-common/src/packet/v4.rs";
+const VALUES: &str = "netpol-common/src/abi/values.rs";
 const V6: &str = "netpol-common/src/packet/v6.rs";
 
 pub(super) const MUTANTS: &[Mutant] = &[
@@ -115,17 +116,17 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "later-fragments-pass-unknown",
         file: DECIDE,
-        original: "_ => Verdict(Reason::FragmentWithoutFirst),",
-        fault: "_ => Verdict(Reason::FragmentOfAllowed),",
+        original: "{ Reason::NotIsolated } else { Reason::FragmentWithoutFirst };",
+        fault: "{ Reason::NotIsolated } else { Reason::FragmentOfAllowed };",
         suite: Suite::Decision,
         test: "a_later_fragment_without_its_first_is_dropped_unless_nothing_isolates_the_pod",
         why: "whatever is sent as a later fragment gets in",
     },
     Mutant {
         name: "later-fragments-pass-although-the-first-was-denied",
-        file: DECIDE,
-        original: "allowed: u32::from(!verdict.is_drop()),",
-        fault: "allowed: u32::from(!verdict.is_drop() || true),",
+        file: VALUES,
+        original: "denied if denied >= Reason::FIRST_DROP => Reason::FragmentOfDenied,",
+        fault: "denied if denied >= Reason::FIRST_DROP => Reason::FragmentOfAllowed,",
         suite: Suite::Decision,
         test: "later_fragments_go_the_way_of_the_first",
         why: "a denied datagram gets in but for its first part",
@@ -159,11 +160,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "fragments-of-one-pod-are-anothers",
-        file: DECIDE,
-        original: "            slot: self.subject.endpoint.slot,
-            protocol: header.fragment_protocol,",
-        fault: "            slot: 0,
-            protocol: header.fragment_protocol,",
+        file: VALUES,
+        original: "slot as u32 * Self::PER_SLOT + (fingerprint",
+        fault: "slot as u32 * 0 + (fingerprint",
         suite: Suite::Decision,
         test: "a_later_fragment_of_another_datagram_is_no_part_of_it",
         why: "a fragment that one pod may have lets another's in",

@@ -1,0 +1,158 @@
+//! Faults in what the BPF object does for pods' shares of the tables, and for deferred packets.
+
+use super::{Mutant, Suite};
+
+const RINGS: &str = "netpol-ebpf/src/rings.rs";
+const TABLES: &str = "netpol-ebpf/src/tables.rs";
+const MAIN: &str = "netpol-ebpf/src/main.rs";
+
+pub(super) const MUTANTS: &[Mutant] = &[
+    Mutant {
+        name: "bpf-ring-shared-by-all-pods",
+        file: RINGS,
+        original: "slot as u32 * length + if length",
+        fault: "slot as u32 * 0 + if length",
+        suite: Suite::Budgets,
+        test: "a_flood_of_unanswered_flows_pushes_out_the_pods_own_and_no_other_pods",
+        why: "one pod's flood ends the flows of others",
+    },
+    Mutant {
+        name: "bpf-datagram-costs-as-much-as-a-connection",
+        file: RINGS,
+        original: "(worth as u32) << 24 | (OLDEST",
+        fault: "(worth as u32 & 0) << 24 | (OLDEST",
+        suite: Suite::Budgets,
+        test: "datagrams_push_out_no_connection_and_nothing_of_another_pod",
+        why: "a flood of datagrams ends a pod's connections",
+    },
+    Mutant {
+        name: "bpf-newcomer-always-taken-in",
+        file: RINGS,
+        original: "if least > cost(newcomer, 0) {",
+        fault: "if false {",
+        suite: Suite::Budgets,
+        test: "datagrams_push_out_no_connection_and_nothing_of_another_pod",
+        why: "where all places hold connections a datagram ends one",
+    },
+    Mutant {
+        name: "bpf-newcomer-never-taken-in",
+        file: RINGS,
+        original: "if least > cost(newcomer, 0) {",
+        fault: "if true {",
+        suite: Suite::Budgets,
+        test: "more_connections_than_a_pod_may_have_cost_it_the_oldest",
+        why: "a pod at its ceiling opens no connection that is remembered",
+    },
+    Mutant {
+        name: "bpf-place-not-written-into-the-flow",
+        file: TABLES,
+        original: "let flow = Flow { place: rings::low_half(place.number), ..*flow };",
+        fault: "let flow = *flow;",
+        suite: Suite::Budgets,
+        test: "a_flood_of_unanswered_flows_pushes_out_the_pods_own_and_no_other_pods",
+        why: "what should leave its place stays in the table for ever",
+    },
+    Mutant {
+        name: "bpf-key-not-written-into-its-place",
+        file: TABLES,
+        original: "    // SAFETY: the cell of a ring, which is map memory; another CPU that takes the same place is what `rings` speaks of.
+    unsafe { *place.cell = *key };",
+        fault: "",
+        suite: Suite::Budgets,
+        test: "a_flood_of_unanswered_flows_pushes_out_the_pods_own_and_no_other_pods",
+        why: "nothing ever leaves, until the table is full for everyone",
+    },
+    Mutant {
+        name: "bpf-eviction-not-told",
+        file: TABLES,
+        original: "if place.evicted {",
+        fault: "if place.evicted && slot == 0 {",
+        suite: Suite::Budgets,
+        test: "a_flood_of_unanswered_flows_pushes_out_the_pods_own_and_no_other_pods",
+        why: "nobody hears that a pod is at its ceiling",
+    },
+    Mutant {
+        name: "bpf-cells-of-all-pods-are-one",
+        file: TABLES,
+        original: "maps::FRAGMENTS.get_ptr_mut(index)",
+        fault: "maps::FRAGMENTS.get_ptr_mut(index % FragmentCell::PER_SLOT)",
+        suite: Suite::Packet,
+        test: "a_first_fragment_is_forgotten",
+        why: "one pod's datagrams hide another's",
+    },
+    Mutant {
+        name: "bpf-mark-leaves-the-node",
+        file: MAIN,
+        original: "    tables::stamp(&skb, Sender::None);",
+        fault: "",
+        suite: Suite::Packet,
+        test: "what_leaves_is_judged_on_the_backend",
+        why: "a tunnel's outer packet is judged once more, as a stranger",
+    },
+    Mutant {
+        name: "bpf-drops-at-the-uplink-pass",
+        file: MAIN,
+        original: "if leave(&ctx).reason.is_drop() {",
+        fault: "if leave(&ctx).reason.is_drop() && skb.mark() == 0 {",
+        suite: Suite::Packet,
+        test: "what_leaves_is_judged_on_the_backend",
+        why: "behind a service every backend on other nodes is open",
+    },
+    Mutant {
+        name: "bpf-backend-not-recorded",
+        file: TABLES,
+        original: "if self.backend(key) != Some(*backend) {",
+        fault: "if self.backend(key) == Some(*backend) {",
+        suite: Suite::Packet,
+        test: "what_leaves_is_judged_on_the_backend",
+        why: "no reply of a service comes back to an isolated pod",
+    },
+    Mutant {
+        name: "bpf-backend-kept-when-led-elsewhere",
+        file: TABLES,
+        original: "        _ = maps::BACKENDS.insert(key, backend, 0);
+        return;",
+        fault: "        return;",
+        suite: Suite::Packet,
+        test: "what_leaves_is_judged_on_the_backend",
+        why: "a connection on an old cookie is confirmed by the backend before",
+    },
+    Mutant {
+        name: "bpf-node-ports-of-udp-are-those-of-tcp",
+        file: TABLES,
+        original: "protocol::UDP => 1,",
+        fault: "protocol::UDP => 0,",
+        suite: Suite::Packet,
+        test: "a_node_port_is_deferred_where_own_node_traffic_is_judged",
+        why: "a NodePort of one protocol opens the other's",
+    },
+    Mutant {
+        name: "bpf-slot-of-nobody-is-a-sender",
+        file: TABLES,
+        original: "let endpoint = copied(maps::PODS.get_ptr(u32::from(slot))?);
+        if endpoint.is_absent() {",
+        fault: "let endpoint = copied(maps::PODS.get_ptr(u32::from(slot))?);
+        if false {",
+        suite: Suite::Packet,
+        test: "a_foreign_mark_means_nothing",
+        why: "a mark of somebody else's is judged as a pod's",
+    },
+    Mutant {
+        name: "bpf-sender-not-counted",
+        file: TABLES,
+        original: "events::count(self.skb, CounterIndex::new(slot, Direction::Egress, reason));",
+        fault: "_ = (slot, reason);",
+        suite: Suite::Packet,
+        test: "both_pods_policies_judge_a_deferred_packet",
+        why: "what leaves for a local backend is not in the sender's counters",
+    },
+    Mutant {
+        name: "bpf-judged-packet-marked-as-deferred",
+        file: MAIN,
+        original: "tables::stamp(&skb, decision.sender());",
+        fault: "tables::stamp(&skb, Sender::Deferred(decision.slot));",
+        suite: Suite::Packet,
+        test: "egress_is_judged_by_the_peers_port",
+        why: "every packet is judged twice, and replies as what they are not",
+    },
+];
