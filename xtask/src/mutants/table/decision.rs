@@ -188,8 +188,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "other-protocols-need-no-rule",
         file: DECIDE,
-        original: "_ => return value.other == 1,",
-        fault: "_ => return true,",
+        original: "_ => value.other,",
+        fault: "_ => 1,",
         suite: Suite::Decision,
         test: "other_protocols_have_no_ports_and_their_own_rule",
         why: "a rule for one port lets every protocol without ports through",
@@ -198,9 +198,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "missing-allow-entry-allows",
         file: DECIDE,
         original: "let Some(value) = tables.allow(&AllowKey::new(policy, identity)) else {
-        return false;",
+        return PortRule::None;",
         fault: "let Some(value) = tables.allow(&AllowKey::new(policy, identity)) else {
-        return true;",
+        return PortRule::All;",
         suite: Suite::Decision,
         test: "a_syn_that_policy_does_not_allow_leaves_nothing",
         why: "what no rule is about is allowed",

@@ -116,8 +116,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "later-fragments-pass-unknown",
         file: DECIDE,
-        original: "{ Reason::NotIsolated } else { Reason::FragmentWithoutFirst };",
-        fault: "{ Reason::NotIsolated } else { Reason::FragmentOfAllowed };",
+        original: "if rule == PortRule::None { Reason::FragmentWithoutFirst }",
+        fault: "if rule == PortRule::None { Reason::FragmentAhead }",
         suite: Suite::Decision,
         test: "a_later_fragment_without_its_first_is_dropped_unless_nothing_isolates_the_pod",
         why: "whatever is sent as a later fragment gets in",

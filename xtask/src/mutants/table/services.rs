@@ -415,11 +415,20 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "every-local-pod-is-the-pod-itself",
         file: TO_POD,
-        original: "header.to_self = self.marked_sender() == Sender::Deferred(self.subject.endpoint.slot);",
-        fault: "header.to_self = matches!(self.marked_sender(), Sender::Deferred(_));",
+        original: "header.to_self = self.marked_sender() == Sender::Deferred(self.subject.endpoint.slot)",
+        fault: "header.to_self = matches!(self.marked_sender(), Sender::Deferred(_))",
         suite: Suite::Decision,
-        test: "both_pods_policies_judge_a_deferred_packet",
+        test: "a_masquerade_does_not_hide_a_local_pod",
         why: "through a service every pod of the node is let in",
+    },
+    Mutant {
+        name: "own-mark-makes-anybody-the-pod-itself",
+        file: TO_POD,
+        original: "&& (self.is_own_node(&header.source) || A::of_endpoint(self.subject.endpoint) == Some(header.source));",
+        fault: "&& !header.source.is_unspecified();",
+        suite: Suite::Decision,
+        test: "a_foreign_mark_means_nothing",
+        why: "whoever marks packets from outside lets them in",
     },
     Mutant {
         name: "masqueraded-pod-judged-as-the-node",
