@@ -13,7 +13,7 @@ use anyhow::{Result, bail};
 
 use super::scratch::{Restored, Scratch};
 use super::suite::{self, Build, Program, Ran, Suite};
-use super::{Fate, Mutant, seconds, switch, table};
+use super::{Fate, Mutant, seconds, switch};
 use crate::shell;
 
 /// The sources of the BPF object that no other program has.
@@ -52,10 +52,7 @@ impl<'a> Bench<'a> {
         for mutant in chosen {
             let way = if mutant.file.starts_with(OF_OBJECT) && mutant.suite.reads_object() {
                 Way::Object
-            } else if mutant.suite.reads_object()
-                || table::ALONE.contains(&mutant.name)
-                || switch::body(&mutant, &scratch.text(mutant.file)?).is_none()
-            {
+            } else if mutant.suite.reads_object() || switch::body(&mutant, &scratch.text(mutant.file)?).is_none() {
                 Way::Alone
             } else {
                 number += 1;

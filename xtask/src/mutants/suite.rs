@@ -262,7 +262,14 @@ fn captured(command: &mut Command) -> Result<Result<String, String>> {
     if output.status.success() {
         return Ok(Ok(String::from_utf8_lossy(&output.stdout).into_owned()));
     }
-    Ok(Err(format!("{line}: {}\n{}", output.status, end_of(&String::from_utf8_lossy(&output.stderr)))))
+    let said = String::from_utf8_lossy(&output.stderr);
+    // A fault leaves variables unused; the error is what counts.
+    let error = said
+        .match_indices("error")
+        .map(|(at, _)| at)
+        .find(|at| said.get(..*at).is_none_or(|it| it.is_empty() || it.ends_with('\n')));
+    let lines = said.get(error.unwrap_or(0)..).unwrap_or_default().lines().take(SHOWN_LINES);
+    Ok(Err(format!("{line}: {}\n{}", output.status, indented(lines))))
 }
 
 /// Everything a test program printed, or an error if it does not end.
@@ -332,7 +339,11 @@ fn result(line: &str) -> Option<(String, Ran)> {
 fn end_of(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     let from = lines.len().saturating_sub(SHOWN_LINES);
-    lines.get(from..).unwrap_or_default().iter().map(|line| format!("    {line}\n")).collect()
+    indented(lines.into_iter().skip(from))
+}
+
+fn indented<'a>(lines: impl Iterator<Item = &'a str>) -> String {
+    lines.map(|line| format!("    {line}\n")).collect()
 }
 
 #[cfg(test)]

@@ -132,6 +132,8 @@ fn innermost_body(text: &str, place: &Range<usize>) -> Option<Range<usize>> {
                 }
             }
             ";" if declared == Some(open.len()) => declared = None,
+            // What it returns is a type of its own, of which two bodies would be two.
+            "impl" if declared == Some(open.len()) => declared = None,
             name if after_fn && name.starts_with(is_word) => declared = Some(open.len()),
             _ => {}
         }
@@ -235,6 +237,8 @@ const fn outer<'a>(of: &'a [u8; 4]) -> char {
     let closure = || { 'c' };
     closure()
 }
+fn opaque() -> impl Iterator<Item = u8> { [5].into_iter() }
+fn takes(it: impl Fn()) { it() }
 trait Declares { fn no_body(&self) -> [u8; 2]; }
 static TABLE: char = { 's' };
 "##;
@@ -250,7 +254,8 @@ static TABLE: char = { 's' };
         let outer = body_of("{ 'c' }").unwrap();
         assert!(outer.starts_with("{\n    fn inner") && outer.ends_with("closure()\n}"));
         assert_eq!(body_of("a comment"), Some(outer));
-        for nowhere in ["of: &'a", "u8; 2", "'s'"] {
+        assert_eq!(body_of("it()"), Some("{ it() }"));
+        for nowhere in ["of: &'a", "u8; 2", "'s'", "[5]"] {
             assert_eq!(body_of(nowhere), None, "{nowhere}");
         }
     }

@@ -49,6 +49,8 @@ fn of_an_interface_only_what_nobody_disputes_is_believed() {
         (10, vec![]),
         (11, vec![endpoint_of(4, 0)]),
         (12, vec![endpoint_of(4, 0)]),
+        // Nobody else has either slot, and still one of both words is wrong.
+        (13, vec![endpoint_of(5, 0), endpoint_of(6, 0)]),
     ]);
     assert_eq!(agreed(said), BTreeMap::from([(7, endpoint_of(1, 0))]));
 }

@@ -127,6 +127,13 @@ fn a_pod_in_a_block_has_the_rules_of_both() {
 fn families_never_mix() {
     let node = ingress_of_web(vec![rule(Peers::AnyOf(vec![block("0.0.0.0/0", &[])]), tcp(80, 80))]);
     assert!(node.ingress(1, "192.0.2.1", 80) && !node.ingress(1, "2001:db8::1", 80) && !node.ingress(1, "fd00::2", 80));
+    // Nor where the other family has regions of its own.
+    let node = ingress_of_web(vec![
+        rule(Peers::AnyOf(vec![block("0.0.0.0/0", &[])]), tcp(80, 80)),
+        rule(Peers::AnyOf(vec![block("2001:db8::/32", &[])]), tcp(443, 443)),
+    ]);
+    assert!(node.ingress(1, "192.0.2.1", 80) && !node.ingress(1, "192.0.2.1", 443));
+    assert!(node.ingress(1, "2001:db8::1", 443) && !node.ingress(1, "2001:db8::1", 80));
 }
 
 #[test]

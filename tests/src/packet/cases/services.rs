@@ -285,7 +285,13 @@ fn fragments_are_judged_where_they_leave(play: &mut Play<'_>) -> Result<()> {
     leaves(play, &bad.clone().fragment(4, 0, true), Reason::DeniedAfterTranslation)?;
     leaves(play, &later(&bad, 4, 1480), Reason::FragmentOfDenied)?;
     play.isolate(Isolation::Free);
-    leaves(play, &later(&good, 5, 1480), Reason::AllowedAfterTranslation)
+    leaves(play, &later(&good, 5, 1480), Reason::AllowedAfterTranslation)?;
+    // Not translated, it looks alike at both hooks: each goes by what it made of the first part itself.
+    let first = out.clone().fragment(6, 0, true);
+    play.sends(&first, Reason::Deferred)?;
+    leaves(play, &first, Reason::AllowedAfterTranslation)?;
+    play.sends(&later(&out, 6, 1480), Reason::Deferred)?;
+    leaves(play, &later(&out, 6, 1480), Reason::AllowedAfterTranslation)
 }
 
 /// A local pod of another slot that the policies let in like the client, under its own policy.

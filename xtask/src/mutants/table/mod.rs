@@ -15,9 +15,6 @@ mod words;
 use super::Mutant;
 use super::suite::Suite;
 
-/// Faults in functions whose body cannot be there twice.
-pub(super) const ALONE: &[&str] = &[];
-
 /// Every fault.
 pub(super) fn all() -> impl Iterator<Item = Mutant> {
     let parts = [

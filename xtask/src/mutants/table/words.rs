@@ -85,8 +85,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         original: "u32::from(header.fragment_protocol) << 8 | u32::from(at)",
         fault: "u32::from(header.fragment_protocol) << 8 | u32::from(at & 0)",
         suite: Suite::Decision,
-        test: "fragments_meet_both_pods_policies",
-        why: "what the receiver makes of a datagram is taken for its sender's policy",
+        test: "fragments_are_judged_where_they_leave",
+        why: "what the exit makes of a datagram is taken for the first hook's own: its rest leaves unmarked",
     },
     Mutant {
         name: "cookie-without-its-slot",
