@@ -233,6 +233,22 @@ fn a_failed_widening_keeps_the_old_policy() {
 }
 
 #[test]
+fn what_is_replaced_is_dropped_only_once_the_maps_follow() {
+    let mut node = shop();
+    with_broken(
+        &mut node,
+        |op| matches!(op, Op::WritePortSet { .. }),
+        policy("x/web", "app=web", Some(vec![rule(pods("role=peer"), tcp(80, 81))]), None),
+    );
+    let in_force = node.maps.now.clone();
+    assert!(node.compiler.next_step().is_none(), "the slot has the old policy id still");
+    assert!(node.carry_out(&Touched::default()).complete);
+    let step = node.compiler.next_step().expect("the old policy id is dropped");
+    assert!(node.carry_out(&step.touched).complete && node.maps.now != in_force);
+    assert!(node.ingress(1, "10.0.0.2", 81) && node.compiler.next_step().is_none());
+}
+
+#[test]
 fn an_address_that_cannot_pass_to_a_narrower_identity_is_removed() {
     let mut node = shop();
     let relabelled = Object::Pod(pod("x/peer", "10.0.0.2", "role=former"));

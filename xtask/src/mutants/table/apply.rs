@@ -37,7 +37,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         original: "if !self.settled {",
         fault: "if false {",
         suite: Suite::Agent,
-        test: "policy::tests::failures::a_history_of_failures_ends_right_once_they_stop",
+        test: "policy::tests::failures::what_is_replaced_is_dropped_only_once_the_maps_follow",
         why: "numbers are given to others while the maps still use them",
     },
     Mutant {
