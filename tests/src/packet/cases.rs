@@ -3,6 +3,7 @@
 //! A scene runs in both families unless its subject exists in one only, and in both worlds unless BPF_PROG_TEST_RUN cannot
 //! play it. [`all`] is all of them.
 
+mod exits;
 mod flows;
 mod fragments;
 mod headers;
@@ -43,6 +44,7 @@ pub fn all() -> Vec<Case> {
         link::CASES,
         node::CASES,
         services::CASES,
+        exits::CASES,
     ]
     .concat()
 }
