@@ -63,12 +63,10 @@ fn a_cell_speaks_of_its_own_datagram_while_it_is_young() {
 fn later_fragments_share_what_became_of_the_first() {
     for &reason in Reason::ALL {
         let later = FragmentCell::new(0, 77, reason).for_later(0, 77, 10).unwrap();
-        let expected = match reason {
-            // They are judged where they leave, as the first is.
-            Reason::Deferred | Reason::ToOwnNode => reason,
-            denied if denied.is_drop() => Reason::FragmentOfDenied,
-            _ => Reason::FragmentOfAllowed,
-        };
+        // What is deferred is judged where it leaves, as the first fragment is.
+        let is_deferred = matches!(reason, Reason::Deferred | Reason::ToOwnNode);
+        let otherwise = if reason.is_drop() { Reason::FragmentOfDenied } else { Reason::FragmentOfAllowed };
+        let expected = if is_deferred { reason } else { otherwise };
         assert_eq!(later, expected, "{reason}");
     }
 }
