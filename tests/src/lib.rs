@@ -21,6 +21,7 @@ pub mod arrivals;
 pub mod attack;
 pub mod churn;
 pub mod cluster;
+pub mod conformance;
 pub mod connection;
 pub mod counted;
 pub mod demo;

@@ -74,6 +74,16 @@ impl<'a> Links<'a> {
             .with_context(|| format!("cannot bring {name} up"))
     }
 
+    /// Gives an interface that is down another MAC address.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn set_mac(&self, name: &str, mac: [u8; 6]) -> Result<()> {
+        self.set(LinkUnspec::new_with_index(self.index(name)?).address(mac.to_vec()).build())
+            .await
+            .with_context(|| format!("cannot change the MAC address of {name}"))
+    }
+
     /// Makes a bridge with a fixed MAC address: one that followed its ports would change under the pods' ARP caches.
     ///
     /// # Errors
@@ -155,6 +165,52 @@ impl<'a> Links<'a> {
         let route = RouteMessageBuilder::<IpAddr>::new().destination_prefix(network, prefix)?.gateway(gateway)?.build();
         let added = self.handle.route().add(route).execute().await;
         added.with_context(|| format!("cannot route {network}/{prefix} through {gateway}"))
+    }
+
+    /// Routes a network through a gateway that need not be on the device's own network.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn add_onlink_route(&self, network: IpAddr, prefix: u8, gateway: IpAddr, device: &str) -> Result<()> {
+        let route = RouteMessageBuilder::<IpAddr>::new().destination_prefix(network, prefix)?.gateway(gateway)?;
+        let route = route.output_interface(self.index(device)?).onlink().build();
+        let added = self.handle.route().add(route).execute().await;
+        added.with_context(|| format!("cannot route {network}/{prefix} through {gateway} of {device}"))
+    }
+
+    /// Routes a network to a device, on which each address answers for itself.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn add_device_route(&self, network: IpAddr, prefix: u8, device: &str) -> Result<()> {
+        let route = RouteMessageBuilder::<IpAddr>::new().destination_prefix(network, prefix)?;
+        let route = route.output_interface(self.index(device)?).build();
+        let added = self.handle.route().add(route).execute().await;
+        added.with_context(|| format!("cannot route {network}/{prefix} to {device}"))
+    }
+
+    /// Removes the route to exactly one address.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub async fn delete_route(&self, address: IpAddr) -> Result<()> {
+        let whole = if address.is_ipv4() { 32 } else { 128 };
+        let route = RouteMessageBuilder::<IpAddr>::new().destination_prefix(address, whole)?.build();
+        let removed = self.handle.route().del(route).execute().await;
+        removed.with_context(|| format!("cannot remove the route to {address}"))
+    }
+
+    /// Takes an address from an interface.
+    ///
+    /// # Errors
+    /// If it has none of that length.
+    pub async fn delete_address(&self, name: &str, address: IpAddr) -> Result<()> {
+        let index = self.index(name)?;
+        let whole = if address.is_ipv4() { 32 } else { 128 };
+        let found = self.handle.address().get().set_link_index_filter(index).set_address_filter(address);
+        let found = found.set_prefix_length_filter(whole).execute().try_next().await?;
+        let message = found.with_context(|| format!("{name} does not have {address}"))?;
+        self.handle.address().del(message).execute().await.with_context(|| format!("cannot take {address} from {name}"))
     }
 
     /// Waits until the interfaces carry packets. An interface that was just brought up does not before a work queue of the
