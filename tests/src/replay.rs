@@ -142,7 +142,9 @@ impl<'a> World<'a> {
             nodes.insert(bare_node_name(&external.name), world.address(&external.name)?);
         }
         // A case that does not say where its pods run gets one node for each /24 (IPv6: /64), as in the split plans.
-        for address in plan.values().filter(|_| nodes.is_empty()).copied().collect::<BTreeSet<_>>() {
+        let is_pod = |name: &str| cluster.externals.iter().all(|external| external.name != name);
+        let pods = plan.iter().filter(|(name, _)| is_pod(name)).map(|(_, address)| *address);
+        for address in pods.filter(|_| nodes.is_empty()).collect::<BTreeSet<_>>() {
             let (name, node) = node_around(address);
             nodes.insert(name, node);
         }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 
-use super::{BRIDGE, Cluster, OUTSIDE, PodPlace, UPLINK, wire};
+use super::{Cluster, OUTSIDE, PodPlace, UPLINK, wire};
 use crate::manifests::PodAddresses;
 use crate::netns::Namespace;
 use crate::netns::links::Links;
@@ -89,17 +89,18 @@ impl Cluster {
         let pod = PodAddresses::new(key, &[address]);
         self.wire_pod(node, &pod, (Some(mac_of(address)), alone))?;
         if alone {
-            self.block_on(self.route_to_pod(node, address))?;
+            let interface = self.pod(key)?.interface.clone();
+            self.block_on(self.route_to_pod((node, &interface), address))?;
         }
         self.pod(key)
     }
 
-    async fn route_to_pod(&self, node: &str, address: IpAddr) -> Result<()> {
+    async fn route_to_pod(&self, (node, interface): (&str, &str), address: IpAddr) -> Result<()> {
         let plan = self.node(node)?.plan();
         for (namespace, name) in self.hosts() {
             let links = Links::open(namespace, self.runtime().handle())?;
             if name == node {
-                links.add_device_route(address, whole(address), BRIDGE).await?;
+                links.add_device_route(address, whole(address), interface).await?;
             } else if name == OUTSIDE {
                 links.add_route(address, whole(address), of_family(plan.uplink(), address)).await?;
             } else {
@@ -111,8 +112,8 @@ impl Cluster {
     }
 
     /// Removes the routes to a routed pod that do not go with its interface.
-    pub(super) fn unroute(&self, address: IpAddr) -> Result<()> {
-        for (namespace, _name) in self.hosts() {
+    pub(super) fn unroute(&self, node: &str, address: IpAddr) -> Result<()> {
+        for (namespace, _name) in self.hosts().filter(|(_, name)| *name != node) {
             let links = Links::open(namespace, self.runtime().handle())?;
             self.block_on(links.delete_route(address))?;
         }

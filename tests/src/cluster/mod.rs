@@ -213,7 +213,7 @@ impl Cluster {
         let links = Links::open(&self.node(&pod.node)?.namespace, self.runtime().handle())?;
         self.block_on(links.delete(&pod.interface))?;
         if pod.routed {
-            pod.addresses.iter().try_for_each(|&address| self.unroute(address))?;
+            pod.addresses.iter().try_for_each(|&address| self.unroute(&pod.node, address))?;
         }
         pod.namespace.remove()
     }

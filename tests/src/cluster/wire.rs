@@ -114,7 +114,7 @@ pub(super) struct Pod<'a> {
     pub(super) addresses: &'a [IpAddr],
     /// Its MAC address, if it is to have a certain one.
     pub(super) mac: Option<[u8; 6]>,
-    /// Alone in its network: everything goes through the node's address on the bridge.
+    /// Alone in its network: no port of the bridge, as the CNI ptp plugin leaves a pod.
     pub(super) alone: bool,
 }
 
@@ -126,7 +126,11 @@ pub(super) async fn pod((node, plan): (&Namespace, Plan), pod: Pod<'_>, runtime:
     if let Some(mac) = pod.mac {
         inner.set_mac(POD_LINK, mac).await?;
     }
-    outer.add_port(BRIDGE, pod.interface).await?;
+    if pod.alone {
+        outer.up(pod.interface).await?;
+    } else {
+        outer.add_port(BRIDGE, pod.interface).await?;
+    }
     inner.up("lo").await?;
     inner.up(POD_LINK).await?;
     let lengths = if pod.alone { HOST_PREFIX } else { POD_PREFIX };
@@ -136,11 +140,14 @@ pub(super) async fn pod((node, plan): (&Namespace, Plan), pod: Pod<'_>, runtime:
     for gateway in plan.gateways() {
         if pod.addresses.iter().any(|address| address.is_ipv4() == gateway.is_ipv4()) {
             if pod.alone {
+                // As the CNI ptp plugin does: IPv6 has a gateway answer only where its address is.
+                outer.add_address(pod.interface, gateway, prefix(gateway, HOST_PREFIX)).await?;
                 inner.add_device_route(gateway, prefix(gateway, HOST_PREFIX), POD_LINK).await?;
             }
             inner.add_default_route(gateway).await?;
         }
     }
-    outer.wait_until_up(&[pod.interface, BRIDGE]).await?;
+    let carriers = [pod.interface, BRIDGE];
+    outer.wait_until_up(if pod.alone { &carriers[..1] } else { &carriers }).await?;
     inner.wait_until_up(&[POD_LINK]).await
 }

@@ -21,7 +21,7 @@ use crate::judge::{Name, Objects};
 use crate::kube_proxy::{Form, Table};
 
 /// How long the agents may take until they have found every pod.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// Names of nodes, with the numbers of their plans.
 pub(super) type Nodes = Vec<(String, u8)>;

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use futures_util::TryStreamExt;
 use nix::net::if_::if_nametoindex;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
+use rtnetlink::packet_route::route::RouteScope;
 use rtnetlink::packet_route::link::{
     BridgePortState, InfoBridgePort, InfoData, InfoPortData, InfoVeth, LinkAttribute, LinkInfo, LinkMessage, State,
 };
@@ -183,8 +184,13 @@ impl<'a> Links<'a> {
     /// # Errors
     /// If the kernel refuses.
     pub async fn add_device_route(&self, network: IpAddr, prefix: u8, device: &str) -> Result<()> {
-        let route = RouteMessageBuilder::<IpAddr>::new().destination_prefix(network, prefix)?;
-        let route = route.output_interface(self.index(device)?).build();
+        let mut route = RouteMessageBuilder::<IpAddr>::new().destination_prefix(network, prefix)?;
+        route = route.output_interface(self.index(device)?);
+        if network.is_ipv4() {
+            // Else no gateway can lie behind it.
+            route = route.scope(RouteScope::Link);
+        }
+        let route = route.build();
         let added = self.handle.route().add(route).execute().await;
         added.with_context(|| format!("cannot route {network}/{prefix} to {device}"))
     }
