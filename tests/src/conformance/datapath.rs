@@ -73,7 +73,7 @@ pub(super) fn blank(work: &Work<'_>) -> Outcome {
         failed: 0,
         skipped: 0,
         reason: None,
-        asked_again: 0,
+        asked_again: Vec::new(),
         seconds: 0.0,
         failures: Vec::new(),
     }
@@ -86,7 +86,7 @@ struct Run<'a> {
     plan: BTreeMap<IpAddr, Option<String>>,
     externals: BTreeSet<IpAddr>,
     services: Option<Services>,
-    asked_again: usize,
+    asked_again: Vec<String>,
 }
 
 impl<'a> Run<'a> {
@@ -103,14 +103,14 @@ impl<'a> Run<'a> {
             .collect();
         let nodes = plan.iter().map(|(name, address)| (*address, node_of(spec, name, *address))).collect();
         let services = if by_service { Some(Services::new(&pods, ports_of(work)?)) } else { None };
-        Ok(Self { site, work, world, plan: nodes, externals, services, asked_again: 0 })
+        Ok(Self { site, work, world, plan: nodes, externals, services, asked_again: Vec::new() })
     }
 
     fn steps(&mut self, outcome: &mut Outcome) -> Result<()> {
         for (number, step) in (1..).zip(&self.work.case.steps) {
             self.step(number, step, outcome).with_context(|| format!("step {number}"))?;
         }
-        outcome.asked_again = self.asked_again;
+        outcome.asked_again = std::mem::take(&mut self.asked_again);
         Ok(())
     }
 
@@ -151,7 +151,7 @@ impl<'a> Run<'a> {
         let (mut seen, _) = self.batch(probes)?;
         let unproven = probes.iter().zip(&mut seen).filter(|(_, seen)| matches!(seen, Seen::Unproven(_)));
         for (probe, seen) in unproven.take(SINGLE).collect::<Vec<_>>() {
-            self.asked_again += 1;
+            self.asked_again.push(format!("{probe}: {}", seen.text()));
             let (mut again, _) = self.batch(std::slice::from_ref(probe))?;
             *seen = again.pop().context("a question has an answer")?;
         }

@@ -46,8 +46,8 @@ pub(super) struct Outcome {
     pub(super) skipped: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<String>,
-    /// Questions that were asked once more, as the books did not balance.
-    pub(super) asked_again: usize,
+    /// Questions that were asked once more, alone, and why: as the books did not balance.
+    pub(super) asked_again: Vec<String>,
     pub(super) seconds: f64,
     pub(super) failures: Vec<Failure>,
 }
@@ -167,7 +167,7 @@ mod tests {
     fn outcome(case: &str, plan: &str, [cells, failed, skipped]: [usize; 3]) -> Outcome {
         let [suite, case, plan] = ["s", case, plan].map(str::to_owned);
         let failures = Vec::new();
-        Outcome { suite, case, plan, cells, failed, skipped, reason: None, asked_again: 0, seconds: 0.0, failures }
+        Outcome { suite, case, plan, cells, failed, skipped, reason: None, asked_again: Vec::new(), seconds: 0.0, failures }
     }
 
     #[test]
