@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use futures_util::TryStreamExt;
 use nix::net::if_::if_nametoindex;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
+use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::packet_route::route::RouteScope;
 use rtnetlink::packet_route::link::{
     BridgePortState, InfoBridgePort, InfoData, InfoPortData, InfoVeth, LinkAttribute, LinkInfo, LinkMessage, State,
@@ -217,6 +218,19 @@ impl<'a> Links<'a> {
         let found = found.set_prefix_length_filter(whole).execute().try_next().await?;
         let message = found.with_context(|| format!("{name} does not have {address}"))?;
         self.handle.address().del(message).execute().await.with_context(|| format!("cannot take {address} from {name}"))
+    }
+
+    /// Forgets all neighbours that were learnt.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn forget_neighbours(&self) -> Result<()> {
+        let known: Vec<_> = self.handle.neighbours().get().execute().try_collect().await?;
+        for neighbour in known.into_iter().filter(|it| it.header.state != NeighbourState::Noarp) {
+            // One that is gone already is as good.
+            let _gone = self.handle.neighbours().del(neighbour).execute().await;
+        }
+        Ok(())
     }
 
     /// Waits until the interfaces carry packets. An interface that was just brought up does not before a work queue of the
