@@ -3,8 +3,8 @@
 #![expect(unsafe_code, reason = "one of the two adapters: map values are shared memory behind raw pointers")]
 
 use aya_ebpf::helpers::generated::bpf_jiffies64;
-use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::HashMap;
+use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use netpol_common::abi::{
     AllowKey, AllowValue, Backend, BackendKey, CounterIndex, Direction, Endpoint, Flow, FlowKey, FlowWord,
     FragmentCell, IDENTITY_NONE, Mac, Mark, POLICY_DENY, PORT_SET_BYTES, PolicyWord, Reason, SLOT_NONE, Sender, V4, V6,

@@ -92,7 +92,7 @@ impl Stage {
     /// If an agent does not settle.
     pub fn policy(&self, name: &str, namespace: &str, spec: &str) -> Result<()> {
         let text = format!(
-            "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: {name}, namespace: {namespace}}}, \
+            "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: {name}, namespace: \"{namespace}\"}}, \
              spec: {spec}}}\n"
         );
         self.cluster.run().put_manifest(&format!("90-{name}.yaml"), &text)?;
@@ -216,6 +216,9 @@ impl Stage {
         let addresses: Vec<IpAddr> = self.cluster.addresses(key)?.to_vec();
         self.cluster.remove_pod(key)?;
         self.cluster.add_pod(&node, &PodAddresses::new(key, &addresses))?;
+        // Its MAC address is another; a CNI plugin would tell everybody.
+        let places: Vec<String> = self.cluster.places().map(str::to_owned).collect();
+        places.iter().try_for_each(|place| self.forget_neighbours(place))?;
         self.serve(key)
     }
 }
@@ -235,7 +238,9 @@ fn file(key: &str) -> String {
 }
 
 fn namespaces() -> String {
-    let one = |name| format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}, labels: {{ns: {name}}}}}}}\n");
+    let one = |name| {
+        format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: \"{name}\", labels: {{ns: \"{name}\"}}}}}}\n")
+    };
     ["x", "y"].map(one).join("---\n")
 }
 
@@ -245,7 +250,7 @@ fn pod(key: &str, labels: &str, node: &str, (addresses, status, metadata): (&[Ip
     let ips: Vec<String> = addresses.iter().map(|address| format!("{{ip: \"{address}\"}}")).collect();
     let ips = ips.join(", ");
     format!(
-        "{{apiVersion: v1, kind: Pod, metadata: {{namespace: {namespace}, name: {name}, labels: {labels}{metadata}}}, \
+        "{{apiVersion: v1, kind: Pod, metadata: {{namespace: \"{namespace}\", name: {name}, labels: {labels}{metadata}}}, \
          spec: {{nodeName: {node}, containers: [{{name: server, image: server}}]}}, status: {{{status}, podIPs: [{ips}]}}}}\n"
     )
 }

@@ -89,8 +89,7 @@ fn flow_reply_is_not_a_licence() {
 fn flow_long_idle() {
     let Some(mut stage) = stage() else { return };
     stage.policy("p", "x", FROM_B).unwrap();
-    let mut open: Vec<_> =
-        FAMILIES.iter().map(|&ipv6| stage.open("y/b", "x/a", WEB, ipv6).unwrap()).collect();
+    let mut open: Vec<_> = FAMILIES.iter().map(|&ipv6| stage.open("y/b", "x/a", WEB, ipv6).unwrap()).collect();
     stage.kill_agents().unwrap();
     for (_, node) in stage.cluster.nodes() {
         let pins = std::fs::read_dir(node.bpffs().join("netpol")).into_iter().flatten().flatten();
@@ -337,7 +336,7 @@ fn scale_many_pods_one_address_set() {
     let many: Vec<String> = (0..3000_u32)
         .map(|number| {
             format!(
-                "{{apiVersion: v1, kind: Pod, metadata: {{namespace: y, name: many-{number}, labels: {{pod: b}}}}, spec: \
+                "{{apiVersion: v1, kind: Pod, metadata: {{namespace: \"y\", name: many-{number}, labels: {{pod: b}}}}, spec: \
                  {{nodeName: n3}}, status: {{phase: Running, podIPs: [{{ip: 10.245.{}.{}}}]}}}}",
                 number / 250,
                 number % 250 + 1

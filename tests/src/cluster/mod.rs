@@ -195,8 +195,7 @@ impl Cluster {
         namespace.set_sysctls(NO_DAD)?;
         let interface = interface_name(&pod.key, self.pods_made);
         let NodePlace { namespace: outer, plan, .. } = self.node(node)?;
-        let wired =
-            wire::Pod { interface: &interface, namespace: &namespace, addresses: &pod.addresses, mac, alone };
+        let wired = wire::Pod { interface: &interface, namespace: &namespace, addresses: &pod.addresses, mac, alone };
         self.block_on(wire::pod((outer, *plan), wired, self.runtime().handle()))
             .with_context(|| format!("cannot wire pod {}", pod.key))?;
         let addresses = pod.addresses.clone();

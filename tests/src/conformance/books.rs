@@ -78,10 +78,7 @@ mod tests {
 
     #[test]
     fn only_denials_at_the_two_pods_of_a_question_account_for_it() {
-        let side = |name: &str| Side {
-            address: [10, 0, 0, 1].into(),
-            pod: Some(("x".to_owned(), name.to_owned())),
-        };
+        let side = |name: &str| Side { address: [10, 0, 0, 1].into(), pod: Some(("x".to_owned(), name.to_owned())) };
         let probe = Probe { source: side("a"), destination: side("b"), protocol: Protocol::Udp, port: 80 };
         let before = Counts::of(vec![counted("x/a", "egress", "policy-denied", 5)]);
         let try_with = |counters: Vec<Counter>, translated| {

@@ -126,7 +126,8 @@ impl<'a> Run<'a> {
         };
         self.site.settle(&wanted)?;
         let cells = self.world.cells(step, self.work.plan_name, "")?;
-        let probes: Vec<Probe> = cells.iter().map(|cell| &cell.probe).collect::<BTreeSet<_>>().into_iter().cloned().collect();
+        let probes: Vec<Probe> =
+            cells.iter().map(|cell| &cell.probe).collect::<BTreeSet<_>>().into_iter().cloned().collect();
         let seen = self.examine(&probes)?;
         let seen: BTreeMap<&Probe, &Seen> = probes.iter().zip(&seen).collect();
         for cell in &cells {
@@ -231,6 +232,8 @@ fn ports_of(work: &Work<'_>) -> Result<BTreeSet<(Protocol, u16)>> {
 
 fn drop_in_words(line: &str) -> String {
     let Ok(flow) = serde_json::from_str::<Value>(line) else { return line.to_owned() };
-    let text = |name: &str| flow.get(name).map_or_else(String::new, |it| it.as_str().map_or_else(|| it.to_string(), str::to_owned));
+    let text = |name: &str| {
+        flow.get(name).map_or_else(String::new, |it| it.as_str().map_or_else(|| it.to_string(), str::to_owned))
+    };
     format!("{} {}; policies {}; {}", text("direction"), text("reason"), text("policies"), text("hint"))
 }

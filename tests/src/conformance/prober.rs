@@ -186,9 +186,9 @@ impl Prober {
         let mut tasks = JoinSet::new();
         for (address, asks) in by_station {
             let station = self.stations.get(&address).with_context(|| format!("no station at {address}"))?;
-            let clients = cluster.namespace(&station.place)?.enter(|| {
-                asks.iter().map(|(_, ask)| client(ask)).collect::<io::Result<Vec<_>>>()
-            })?;
+            let clients = cluster
+                .namespace(&station.place)?
+                .enter(|| asks.iter().map(|(_, ask)| client(ask)).collect::<io::Result<Vec<_>>>())?;
             let clients = clients.with_context(|| format!("sockets of {}", station.place))?;
             for ((number, ask), client) in asks.into_iter().zip(clients) {
                 let (board, sctp, at) = (Arc::clone(&self.board), Arc::clone(&station.sctp), ask.at);

@@ -153,8 +153,15 @@ impl Progress {
         let width = 40 * self.done / self.total.max(1);
         let bar = format!("{}{}", "#".repeat(width), " ".repeat(40 - width));
         let seconds = self.started.elapsed().as_secs();
-        let ends = if self.terminal && self.done < self.total { ("\r", "") } else { (if self.terminal { "\r" } else { "" }, "\n") };
-        let line = format!("{}[{bar}] {}/{} runs, {} cells failed, {seconds} s{}", ends.0, self.done, self.total, self.failed, ends.1);
+        let ends = if self.terminal && self.done < self.total {
+            ("\r", "")
+        } else {
+            (if self.terminal { "\r" } else { "" }, "\n")
+        };
+        let line = format!(
+            "{}[{bar}] {}/{} runs, {} cells failed, {seconds} s{}",
+            ends.0, self.done, self.total, self.failed, ends.1
+        );
         // Nothing depends on it.
         drop(std::io::stderr().write_all(line.as_bytes()));
     }
@@ -167,13 +174,23 @@ mod tests {
     fn outcome(case: &str, plan: &str, [cells, failed, skipped]: [usize; 3]) -> Outcome {
         let [suite, case, plan] = ["s", case, plan].map(str::to_owned);
         let failures = Vec::new();
-        Outcome { suite, case, plan, cells, failed, skipped, reason: None, asked_again: Vec::new(), seconds: 0.0, failures }
+        Outcome {
+            suite,
+            case,
+            plan,
+            cells,
+            failed,
+            skipped,
+            reason: None,
+            asked_again: Vec::new(),
+            seconds: 0.0,
+            failures,
+        }
     }
 
     #[test]
     fn a_case_counts_once_and_its_cells_under_each_plan() {
-        let outcomes =
-            [outcome("a", "v4", [10, 2, 0]), outcome("a", "v6", [10, 0, 0]), outcome("b", "v4", [5, 0, 5])];
+        let outcomes = [outcome("a", "v4", [10, 2, 0]), outcome("a", "v6", [10, 0, 0]), outcome("b", "v4", [5, 0, 5])];
         let tally = tally(&outcomes, Duration::from_secs(3)).to_string();
         assert_eq!(tally, "suites 1, cases 2, cells 25, passed 18, failed 2, skipped 5, seconds 3");
     }

@@ -9,9 +9,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage, bind, recvfrom, sendto,
-};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage, bind, recvfrom, sendto};
 
 const INIT: u8 = 1;
 const INIT_ACK: u8 = 2;

@@ -34,9 +34,8 @@ impl<'a> Work<'a> {
     /// Why the case is not run, if so.
     pub(super) fn skipped(&self) -> Option<&'static str> {
         let mut actions = self.case.steps.iter().flat_map(|step| &step.actions);
-        let is_of_cluster = |it: &Action| {
-            matches!(it, Action::CreateClusterPolicy { .. } | Action::UpdateClusterPolicy { .. })
-        };
+        let is_of_cluster =
+            |it: &Action| matches!(it, Action::CreateClusterPolicy { .. } | Action::UpdateClusterPolicy { .. });
         actions.any(is_of_cluster).then_some("ClusterNetworkPolicy is not implemented")
     }
 
@@ -52,7 +51,8 @@ impl<'a> Work<'a> {
         let names: Vec<String> = world.objects().of("Node").map(|((_, name), _)| name.clone()).collect();
         let taken: BTreeSet<IpAddr> = plan.values().copied().collect();
         let is_free = |number: &u8| {
-            NodePlan::of(*number).is_some_and(|it| [it.gateways(), it.overlay()].concat().iter().all(|at| !taken.contains(at)))
+            NodePlan::of(*number)
+                .is_some_and(|it| [it.gateways(), it.overlay()].concat().iter().all(|at| !taken.contains(at)))
         };
         let free: Vec<u8> = (1..=NodePlan::MOST).filter(is_free).take(names.len()).collect();
         ensure!(free.len() == names.len(), "{} nodes are more than this machine can be", names.len());

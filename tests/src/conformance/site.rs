@@ -269,7 +269,10 @@ impl Site {
 fn manifests(wanted: &Wanted<'_>) -> BTreeMap<String, String> {
     let kinds = ["Namespace", "Pod", "NetworkPolicy"];
     let objects = kinds.into_iter().flat_map(|kind| {
-        wanted.objects.of(kind).map(move |((namespace, name), object)| (file(kind, namespace, name), object.to_string()))
+        wanted
+            .objects
+            .of(kind)
+            .map(move |((namespace, name), object)| (file(kind, namespace, name), object.to_string()))
     });
     let services = wanted.services.into_iter().flat_map(Services::objects);
     let services = services.map(|(name, object)| (file("Service", "default", &name), object.to_string()));

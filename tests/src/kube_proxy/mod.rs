@@ -132,7 +132,8 @@ impl KubeProxy<'_> {
     }
 
     fn rules(&self, table: &Table, (name, node): (&str, &NodePlace), ipv6: bool) -> String {
-        let view = View { table, node: name, plan: node.plan(), ipv6, flannel: self.flannel, cluster_cidr: self.cluster_cidr };
+        let view =
+            View { table, node: name, plan: node.plan(), ipv6, flannel: self.flannel, cluster_cidr: self.cluster_cidr };
         match self.form {
             Form::Iptables => iptables::rules(&view),
             Form::Nftables => nftables::rules(&view),

@@ -152,7 +152,8 @@ impl Services {
 
     fn service(&self, backend: &str, transport: Transport) -> Result<&ServicePort> {
         let prefix = format!("shop/{backend}:");
-        let found = self.table.services.iter().find(|it| it.transport == transport.into() && it.name.starts_with(&prefix));
+        let found =
+            self.table.services.iter().find(|it| it.transport == transport.into() && it.name.starts_with(&prefix));
         found.with_context(|| format!("no service {backend}"))
     }
 
