@@ -234,6 +234,7 @@ impl Pipeline {
     async fn answer(&mut self, call: Call) {
         let value = match call.request {
             Request::Sync => {
+                self.node.catch_up().await;
                 let changes = self.source.reload();
                 self.take(changes);
                 self.settle().await;

@@ -6,6 +6,7 @@
 //! - `packet`: the decision on packet bytes, scene by scene, on the host and in the kernel.
 //! - `netns`, `cluster`, `node`, `servers`, `probe`, `connection`, `agent`: nodes made of network namespaces, real servers and
 //!   clients in their pods, the real agent beside them.
+//! - `conformance`: every case of the suites on the real datapath; `behaviours`: a stage for what no table can hold.
 //! - `arrivals`: what reached a place, whatever its client heard.
 //! - `traffic`: what goes on while something else happens, and what of it was lost or leaked.
 //! - `churn`, `counted`: a cluster whose objects change while the same pairs stay allowed, and flows of which every packet is
@@ -19,8 +20,10 @@
 pub mod agent;
 pub mod arrivals;
 pub mod attack;
+pub mod behaviours;
 pub mod churn;
 pub mod cluster;
+pub mod conformance;
 pub mod connection;
 pub mod counted;
 pub mod demo;

@@ -122,8 +122,8 @@ pub fn walk<J: Judge>(
     Ok(report)
 }
 
-/// The cluster of one case under one plan.
-struct World<'a> {
+/// The cluster of one case under one plan, and what has changed in it since it was last asked.
+pub(crate) struct World<'a> {
     plan: &'a Plan,
     /// Ports of a pod that is created without any.
     default_ports: Vec<ServedPort>,
@@ -133,7 +133,8 @@ struct World<'a> {
 }
 
 impl<'a> World<'a> {
-    fn new(cluster: &ClusterSpec, plan: &'a Plan) -> anyhow::Result<Self> {
+    /// The cluster before the first step.
+    pub(crate) fn new(cluster: &ClusterSpec, plan: &'a Plan) -> anyhow::Result<Self> {
         let default_ports = cluster.pods.first().map(|pod| pod.ports.clone()).unwrap_or_default();
         let mut world = Self { plan, default_ports, objects: Objects::default(), untold: Vec::new() };
         let mut nodes: BTreeMap<String, IpAddr> = BTreeMap::new();
@@ -141,7 +142,9 @@ impl<'a> World<'a> {
             nodes.insert(bare_node_name(&external.name), world.address(&external.name)?);
         }
         // A case that does not say where its pods run gets one node for each /24 (IPv6: /64), as in the split plans.
-        for address in plan.values().filter(|_| nodes.is_empty()).copied().collect::<BTreeSet<_>>() {
+        let is_pod = |name: &str| cluster.externals.iter().all(|external| external.name != name);
+        let pods = plan.iter().filter(|(name, _)| is_pod(name)).map(|(_, address)| *address);
+        for address in pods.filter(|_| nodes.is_empty()).collect::<BTreeSet<_>>() {
             let (name, node) = node_around(address);
             nodes.insert(name, node);
         }
@@ -160,10 +163,7 @@ impl<'a> World<'a> {
 
     fn walk(mut self, case: &Case, plan: &str, judge: &mut impl Judge, report: &mut Report) -> anyhow::Result<()> {
         for (number, step) in case.steps.iter().enumerate() {
-            for action in &step.actions {
-                self.act(action)?;
-            }
-            judge.change(&std::mem::take(&mut self.untold))?;
+            judge.change(&self.enact(step)?)?;
             let place = format!("{} step {} under {plan}", case.id, number + 1);
             for mut cell in self.cells(step, plan, &place)? {
                 cell.verdict = judge.verdict(&cell.probe)?;
@@ -176,8 +176,19 @@ impl<'a> World<'a> {
         Ok(())
     }
 
+    /// Carries out a step's actions; returns all that changed since this was asked last.
+    pub(crate) fn enact(&mut self, step: &Step) -> anyhow::Result<Vec<Change>> {
+        step.actions.iter().try_for_each(|action| self.act(action))?;
+        Ok(std::mem::take(&mut self.untold))
+    }
+
+    /// The objects as they are now.
+    pub(crate) fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
     /// Every statement of a step: tables off the diagonal, and checks.
-    fn cells(&self, step: &Step, plan: &str, place: &str) -> anyhow::Result<Vec<Cell>> {
+    pub(crate) fn cells(&self, step: &Step, plan: &str, place: &str) -> anyhow::Result<Vec<Cell>> {
         let applies = |plans: &[String]| plans.iter().any(|named| named == "*" || named == plan);
         let cell = |probe: Probe, allow, ingress, egress| Cell {
             place: place.to_owned(),
@@ -205,12 +216,21 @@ impl<'a> World<'a> {
 
     fn probe(&self, from: &str, to: &str, port: &str) -> anyhow::Result<Probe> {
         let (protocol, number) = port.split_once('/').with_context(|| format!("no port: {port}"))?;
+        let found = number.parse().ok().or_else(|| self.named_port(to, protocol, number));
         Ok(Probe {
             source: self.side(from)?,
             destination: self.side(to)?,
             protocol: Protocol::from_name(protocol).with_context(|| format!("no protocol: {port}"))?,
-            port: number.parse().with_context(|| format!("no port number: {port}"))?,
+            port: found.with_context(|| format!("{to} has no port {port}"))?,
         })
+    }
+
+    /// The number that a pod has for a port's name.
+    fn named_port(&self, endpoint: &str, protocol: &str, name: &str) -> Option<u16> {
+        let pod = self.objects.get("Pod", &split_name(endpoint).ok()?)?;
+        let ports = pod["spec"]["containers"].as_array()?.iter().filter_map(|it| it["ports"].as_array()).flatten();
+        let mut wanted = ports.filter(|port| port["name"] == name && port["protocol"] == protocol);
+        u16::try_from(wanted.next()?["containerPort"].as_u64()?).ok()
     }
 
     /// An endpoint: a pod with the address that its object has now, or a bare address.
@@ -324,6 +344,28 @@ impl<'a> World<'a> {
         }));
         Ok(())
     }
+}
+
+/// How many statements a step makes under a plan.
+pub(crate) fn stated_cells(step: &Step, plan: &str) -> usize {
+    let applies = |plans: &[String]| plans.iter().any(|named| named == "*" || named == plan);
+    let tables = step.expect.iter().filter(|expect| applies(&expect.plans)).map(|expect| {
+        let of_pair = |(_, (i, _), (j, _)): &(&str, (usize, &str), (usize, &str))| {
+            let says = |table: Option<&Vec<String>>| matches!(stated(table, *i, *j), Ok(Some(_)));
+            i != j && (says(Some(&expect.allow)) || says(expect.ingress.as_ref()) || says(expect.egress.as_ref()))
+        };
+        every(&expect.ports, &step.endpoints).filter(of_pair).count()
+    });
+    tables.sum::<usize>() + step.checks.iter().filter(|check| check.plans.as_deref().is_none_or(applies)).count()
+}
+
+/// The node on which an endpoint is, be it a pod of now or of later; none for a host outside.
+pub(crate) fn node_of(cluster: &ClusterSpec, endpoint: &str, address: IpAddr) -> Option<String> {
+    if let Some(external) = cluster.externals.iter().find(|external| external.name == endpoint) {
+        return (external.kind == "node").then(|| bare_node_name(endpoint));
+    }
+    let pod = cluster.pods.iter().find(|pod| pod.pod == endpoint);
+    Some(pod.and_then(|pod| pod.node.as_deref()).map_or_else(|| node_around(address).0, bare_node_name))
 }
 
 /// Every port with every pair of endpoints and their positions.

@@ -250,7 +250,7 @@ impl Shop {
             let (service, _port) = it.name.split_once(':').unwrap_or_default();
             let (namespace, name) = service.split_once('/').unwrap_or_default();
             target.name == format!("{name}.{namespace}{SERVICE}")
-                && (it.transport, it.port) == (target.transport, target.port)
+                && (it.transport, it.port) == (target.transport.into(), target.port)
         });
         found.with_context(|| format!("no service {target}"))
     }

@@ -5,6 +5,7 @@
 
 mod build;
 mod check;
+mod conformance;
 mod demo;
 mod kernels;
 mod mutants;
@@ -41,6 +42,8 @@ enum Command {
     Test(test::Options),
     /// Watch the NetworkPolicies of a small shop take effect, on nodes made of network namespaces.
     Demo(demo::Options),
+    /// Replay every conformance case on the real datapath, cell by cell (or with --level pure on the compiler alone).
+    Conformance(conformance::Options),
     /// Try the BPF object on Debian's kernels, old and new, in virtual machines.
     Kernels(kernels::Options),
     /// Put deliberate faults into compiler and datapath; each must make its test fail.
@@ -70,6 +73,7 @@ fn run() -> Result<bool> {
         Command::Check => check::run()?,
         Command::Test(options) => test::run(&options)?,
         Command::Demo(options) => demo::run(options)?,
+        Command::Conformance(options) => conformance::run(&options)?,
         Command::Kernels(options) => kernels::run(&options)?,
         Command::Mutants(options) => mutants::run(&options)?,
         Command::VerifierStats(options) => verifier_stats::run(options)?,

@@ -130,6 +130,24 @@ impl Node {
         &self.view
     }
 
+    /// Takes in everything that happened on the node before the call.
+    pub async fn catch_up(&mut self) {
+        match self.netlink.dump().await {
+            Ok(state) => {
+                self.state = state;
+                self.dumped = Some(Instant::now());
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot ask the kernel for everything now");
+                self.dumped = None;
+            }
+        }
+        if let Err(error) = self.look() {
+            tracing::warn!(%error, "cannot look for pod addresses now");
+            self.dumped = None;
+        }
+    }
+
     /// Waits until the view has changed. Cancel safe: nothing is lost, the next call goes on.
     pub async fn changed(&mut self) {
         while !self.unreported {
@@ -172,14 +190,20 @@ impl Node {
         let mut next = notice;
         let mut look = next.is_none();
         while let Some(notice) = next {
-            match notice {
-                Notice::Update(update) => look |= self.state.apply(update),
-                Notice::Nothing => {}
-                Notice::Lost => self.dumped = None,
-            }
+            look |= self.take(notice);
             next = self.netlink.waiting_notice();
         }
         if look { self.look() } else { Ok(()) }
+    }
+
+    /// True if the node is to be looked at again.
+    fn take(&mut self, notice: Notice) -> bool {
+        match notice {
+            Notice::Update(update) => return self.state.apply(update),
+            Notice::Nothing => {}
+            Notice::Lost => self.dumped = None,
+        }
+        false
     }
 
     fn look(&mut self) -> Result<(), NodeError> {

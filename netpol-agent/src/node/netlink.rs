@@ -12,7 +12,7 @@ use std::pin::Pin;
 
 use futures_util::{FutureExt, Stream, StreamExt};
 use ipnet::IpNet;
-use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
 use rtnetlink::packet_route::neighbour::{
@@ -21,7 +21,7 @@ use rtnetlink::packet_route::neighbour::{
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::{AsyncSocket, SocketAddr};
-use rtnetlink::{Error, Handle, MulticastGroup, new_multicast_connection};
+use rtnetlink::{Error, Handle, MulticastGroup, new_connection, new_multicast_connection};
 use tokio::task::JoinHandle;
 
 use super::NodeError;
@@ -53,25 +53,28 @@ pub(super) enum Notice {
 
 type Notices = Pin<Box<dyn Stream<Item = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)> + Send>>;
 
-/// A connection to the kernel, in the network namespace of the thread that made it.
+/// Connections to the kernel, one to listen and one to ask, in the network namespace of the thread that made it.
 pub(super) struct Netlink {
     handle: Handle,
     notices: Notices,
-    connection: JoinHandle<()>,
+    connections: [JoinHandle<()>; 2],
 }
 
 impl Drop for Netlink {
     fn drop(&mut self) {
-        self.connection.abort();
+        self.connections.iter().for_each(JoinHandle::abort);
     }
 }
 
 impl Netlink {
     /// Connects and subscribes. What changes from now on is not missed.
     pub(super) fn connect() -> Result<Self, NodeError> {
-        let (mut connection, handle, notices) = new_multicast_connection(&GROUPS).map_err(NodeError::Connect)?;
-        connection.socket_mut().socket_mut().set_rx_buf_sz(RECEIVE_BUFFER).map_err(NodeError::Connect)?;
-        Ok(Self { handle, notices: Box::pin(notices), connection: tokio::spawn(connection) })
+        // kernel: a notification carries the sequence number of the request that caused it, whoever made that. On a socket
+        // that also asks, one may pass for an answer: it is lost then, and the question ends too early.
+        let (mut listening, _, notices) = new_multicast_connection(&GROUPS).map_err(NodeError::Connect)?;
+        listening.socket_mut().socket_mut().set_rx_buf_sz(RECEIVE_BUFFER).map_err(NodeError::Connect)?;
+        let (asking, handle, _) = new_connection().map_err(NodeError::Connect)?;
+        Ok(Self { handle, notices: Box::pin(notices), connections: [tokio::spawn(listening), tokio::spawn(asking)] })
     }
 
     /// For questions that are asked once.
@@ -138,7 +141,8 @@ impl Netlink {
 
     fn send(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(), NodeError> {
         let mut request = NetlinkMessage::from(message);
-        request.header.flags = NLM_F_REQUEST | flags;
+        // With an acknowledgement, or the library would wait for an answer for ever.
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
         self.handle.notify(request).map_err(|source| NodeError::Dump { what: "an address", source })
     }
 }

@@ -38,6 +38,11 @@ impl Lines {
         self.lock().len()
     }
 
+    /// Forgets all there are; marks of before mean nothing any more.
+    pub fn clear(&self) {
+        self.lock().clear();
+    }
+
     /// Those after the mark.
     #[must_use]
     pub fn since(&self, mark: usize) -> Vec<String> {

@@ -14,6 +14,7 @@
 //! are for ordinary threads; tasks run on a runtime of the cluster's own. Must not know policies or the agent; start at
 //! [`Cluster::start`].
 
+mod beyond;
 mod plan;
 mod plug;
 mod wire;
@@ -94,6 +95,8 @@ pub struct PodPlace {
     namespace: Namespace,
     interface: String,
     addresses: Vec<IpAddr>,
+    /// Whether nodes have routes to the pod alone.
+    routed: bool,
 }
 
 impl PodPlace {
@@ -137,28 +140,39 @@ impl Cluster {
     /// # Errors
     /// Without root, or if the kernel lacks what a node needs (bridges, veth pairs, VXLAN, a BPF file system).
     pub fn start(nodes: &[&str], outside: &[IpAddr]) -> Result<Self> {
-        let first = (*nodes.first().context("a cluster has at least one node")?).to_owned();
+        let planned = (1..).zip(nodes).map(|(number, name)| {
+            let plan = Plan::of(number).with_context(|| format!("at most {} nodes", Plan::MOST))?;
+            Ok((*name, plan))
+        });
+        Self::start_planned(&planned.collect::<Result<Vec<_>>>()?, outside)
+    }
+
+    /// Makes nodes of these names and plans. All plans are hidden ones, or none.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub fn start_planned(nodes: &[(&str, Plan)], outside: &[IpAddr]) -> Result<Self> {
+        let &(first, plan) = nodes.first().context("a cluster has at least one node")?;
         let run = Run::start()?;
         let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         remove_on_signals(&runtime)?;
         let host = Namespace::create(&run, OUTSIDE)?;
-        let mut outside_addresses = OUTSIDE_ADDRESSES.to_vec();
+        let mut outside_addresses = plan.outside().to_vec();
         outside_addresses.extend(outside);
         host.set_sysctls(NO_DAD)?;
-        runtime.block_on(wire::outside(&host, outside, runtime.handle()))?;
+        runtime.block_on(wire::outside(&host, plan, outside, runtime.handle()))?;
         let mut cluster = Self {
             pods: BTreeMap::new(),
             pods_made: 0,
             outside_addresses,
             outside: host,
             nodes: BTreeMap::new(),
-            first,
+            first: first.to_owned(),
             servers: Arc::default(),
             runtime: Some(runtime),
             run,
         };
-        for (number, name) in (1..).zip(nodes) {
-            let plan = Plan::of(number).with_context(|| format!("at most {} nodes", Plan::MOST))?;
+        for &(name, plan) in nodes {
             cluster.add_node(name, plan).with_context(|| format!("cannot make the node {name}"))?;
         }
         cluster.join_nodes()?;
@@ -170,6 +184,10 @@ impl Cluster {
     /// # Errors
     /// If the pod is there already, the node is not, or the kernel refuses.
     pub fn add_pod(&mut self, node: &str, pod: &PodAddresses) -> Result<&PodPlace> {
+        self.wire_pod(node, pod, (None, false))
+    }
+
+    fn wire_pod(&mut self, node: &str, pod: &PodAddresses, (mac, alone): (Option<[u8; 6]>, bool)) -> Result<&PodPlace> {
         if self.pods.contains_key(&pod.key) {
             bail!("pod {} is there already", pod.key);
         }
@@ -178,9 +196,12 @@ impl Cluster {
         namespace.set_sysctls(NO_DAD)?;
         let interface = interface_name(&pod.key, self.pods_made);
         let NodePlace { namespace: outer, plan, .. } = self.node(node)?;
-        self.block_on(wire::pod((outer, *plan), (&interface, 0), &namespace, &pod.addresses, self.runtime().handle()))
+        let wired =
+            wire::Pod { interface: &interface, index: 0, namespace: &namespace, addresses: &pod.addresses, mac, alone };
+        self.block_on(wire::pod((outer, *plan), wired, self.runtime().handle()))
             .with_context(|| format!("cannot wire pod {}", pod.key))?;
-        let place = PodPlace { node: node.to_owned(), namespace, interface, addresses: pod.addresses.clone() };
+        let addresses = pod.addresses.clone();
+        let place = PodPlace { node: node.to_owned(), namespace, interface, addresses, routed: alone };
         Ok(self.pods.entry(pod.key.clone()).or_insert(place))
     }
 
@@ -192,6 +213,9 @@ impl Cluster {
         let pod = self.pods.remove(key).with_context(|| format!("no pod {key}"))?;
         let links = Links::open(&self.node(&pod.node)?.namespace, self.runtime().handle())?;
         self.block_on(links.delete(&pod.interface))?;
+        if pod.routed {
+            pod.addresses.iter().try_for_each(|&address| self.unroute(&pod.node, address))?;
+        }
         pod.namespace.remove()
     }
 

@@ -29,8 +29,15 @@ impl Cluster {
     pub fn plug(&self, key: &str, index: u32) -> Result<()> {
         let pod = self.pod(key)?;
         let node = self.node(&pod.node)?;
-        let (place, link) = ((&node.namespace, node.plan), (pod.interface.as_str(), index));
-        let wired = wire::pod(place, link, &pod.namespace, &pod.addresses, self.runtime().handle());
+        let wired = wire::Pod {
+            interface: &pod.interface,
+            index,
+            namespace: &pod.namespace,
+            addresses: &pod.addresses,
+            mac: None,
+            alone: pod.routed,
+        };
+        let wired = wire::pod((&node.namespace, node.plan), wired, self.runtime().handle());
         self.block_on(wired).with_context(|| format!("cannot wire pod {key}"))?;
         let pods = self.pods.values().map(|pod| &pod.namespace);
         pods.chain([&node.namespace]).try_for_each(|namespace| forget(namespace, &pod.addresses))

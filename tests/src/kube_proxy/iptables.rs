@@ -77,7 +77,9 @@ fn add_service(nat: &mut Nat, view: &View<'_>, service: &Translation<'_>) {
     for ip in &service.cluster {
         let matches = format!("-d {ip} -p {transport} -m {transport} --dport {port}");
         nat.add("KUBE-SERVICES", &format!("{matches} -j {chain}"));
-        nat.add(&chain, &format!("! -s {} {matches} -j KUBE-MARK-MASQ", view.network()));
+        if view.cluster_cidr {
+            nat.add(&chain, &format!("! -s {} {matches} -j KUBE-MARK-MASQ", view.network()));
+        }
     }
     if service.node_port.is_some() || !service.external.is_empty() {
         nat.add(&external, "-j KUBE-MARK-MASQ");

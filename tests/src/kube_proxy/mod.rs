@@ -20,6 +20,7 @@ use anyhow::{Context, Result, ensure};
 
 pub use self::services::{HostPort, ServicePort, Table};
 use crate::cluster::{Cluster, NodePlace, POD_NETWORKS, Plan};
+use crate::judge::Protocol;
 use crate::netns::Namespace;
 
 /// kube-proxy's mark on packets that are to be masqueraded.
@@ -83,13 +84,15 @@ pub struct KubeProxy<'a> {
     cluster: &'a Cluster,
     form: Form,
     flannel: bool,
+    /// Whether kube-proxy knows the pods' network, and masquerades what comes to a cluster IP from elsewhere.
+    cluster_cidr: bool,
 }
 
 impl Cluster {
     /// kube-proxy in one form. A cluster keeps to one: rules of another would stay beside it.
     #[must_use]
     pub fn kube_proxy(&self, form: Form) -> KubeProxy<'_> {
-        KubeProxy { cluster: self, form, flannel: false }
+        KubeProxy { cluster: self, form, flannel: false, cluster_cidr: true }
     }
 }
 
@@ -98,6 +101,12 @@ impl KubeProxy<'_> {
     #[must_use]
     pub fn masquerading(self) -> Self {
         Self { flannel: true, ..self }
+    }
+
+    /// Does not know which addresses are pods', as kube-proxy without `--cluster-cidr`.
+    #[must_use]
+    pub fn without_cluster_cidr(self) -> Self {
+        Self { cluster_cidr: false, ..self }
     }
 
     /// Puts exactly this table in force on every node.
@@ -123,7 +132,8 @@ impl KubeProxy<'_> {
     }
 
     fn rules(&self, table: &Table, (name, node): (&str, &NodePlace), ipv6: bool) -> String {
-        let view = View { table, node: name, plan: node.plan(), ipv6, flannel: self.flannel };
+        let view =
+            View { table, node: name, plan: node.plan(), ipv6, flannel: self.flannel, cluster_cidr: self.cluster_cidr };
         match self.form {
             Form::Iptables => iptables::rules(&view),
             Form::Nftables => nftables::rules(&view),
@@ -166,6 +176,7 @@ struct View<'a> {
     plan: Plan,
     ipv6: bool,
     flannel: bool,
+    cluster_cidr: bool,
 }
 
 /// A service's port in one family; never without endpoints.
@@ -186,7 +197,7 @@ impl<'a> View<'a> {
         let made = self.table.services.iter().map(|it| Translation {
             hash: hash(&it.name),
             name: &it.name,
-            transport: it.transport.name(),
+            transport: keyword(it.transport),
             port: it.port,
             cluster: self.of_family(&it.cluster_addresses),
             external: self.of_family(&it.external_addresses),
@@ -201,7 +212,7 @@ impl<'a> View<'a> {
         let own = self.table.host_ports.iter().filter(|it| it.node == self.node);
         own.flat_map(|it| {
             let endpoints = self.endpoints(&it.endpoints);
-            endpoints.into_iter().map(|endpoint| (it.transport.name(), it.port, endpoint))
+            endpoints.into_iter().map(|endpoint| (keyword(it.transport), it.port, endpoint))
         })
         .collect()
     }
@@ -230,6 +241,16 @@ impl<'a> View<'a> {
 
     fn endpoints(&self, endpoints: &[SocketAddr]) -> Vec<SocketAddr> {
         endpoints.iter().copied().filter(|endpoint| endpoint.is_ipv6() == self.ipv6).collect()
+    }
+}
+
+/// As rules of either form say it.
+const fn keyword(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+        Protocol::Sctp => "sctp",
+        Protocol::Icmp => "icmp",
     }
 }
 

@@ -110,6 +110,7 @@ fn add_service(tables: &mut Tables, view: &View<'_>, service: &Translation<'_>) 
     let mut rules: Vec<String> = service
         .cluster
         .iter()
+        .filter(|_| view.cluster_cidr)
         .map(|ip| {
             format!("{family} daddr {ip} {transport} dport {port} {family} saddr != {network} jump mark-for-masquerade")
         })

@@ -13,7 +13,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::Value;
 
-use crate::servers::Transport;
+use crate::judge::Protocol;
 
 /// One port of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub struct ServicePort {
     /// `namespace/name:port`, for comments and names of chains.
     pub name: String,
     /// Transport.
-    pub transport: Transport,
+    pub transport: Protocol,
     /// Port at the virtual addresses.
     pub port: u16,
     /// `spec.clusterIPs`.
@@ -42,7 +42,7 @@ pub struct HostPort {
     /// `spec.nodeName`.
     pub node: String,
     /// Transport.
-    pub transport: Transport,
+    pub transport: Protocol,
     /// Port at the node's addresses.
     pub port: u16,
     /// The pod.
@@ -95,7 +95,7 @@ impl Table {
                 endpoints.extend(listed(slice, port)?);
             }
             self.services.push(ServicePort {
-                name: format!("{name}:{}", port.name.as_deref().unwrap_or(transport.name())),
+                name: format!("{name}:{}", port.name.as_deref().unwrap_or(super::keyword(transport))),
                 transport,
                 port: number(port.port)?,
                 cluster_addresses: cluster_addresses.clone(),
@@ -129,7 +129,7 @@ impl Backend {
             && selector.iter().all(|(name, value)| labels.is_some_and(|labels| labels.get(name) == Some(value)))
     }
 
-    fn endpoints(&self, port: &ApiPort, transport: Transport) -> Vec<SocketAddr> {
+    fn endpoints(&self, port: &ApiPort, transport: Protocol) -> Vec<SocketAddr> {
         let target = match &port.target_port {
             None => u16::try_from(port.port).ok(),
             Some(IntOrString::Int(target)) => u16::try_from(*target).ok(),
@@ -143,7 +143,7 @@ impl Backend {
         containers.flat_map(|container| container.ports.iter().flatten())
     }
 
-    fn named_port(&self, name: &str, wanted: Transport) -> Option<u16> {
+    fn named_port(&self, name: &str, wanted: Protocol) -> Option<u16> {
         let is_wanted = |protocol: Option<&str>| transport(protocol).is_ok_and(|it| it == wanted);
         let found = self.ports().find(|it| it.name.as_deref() == Some(name) && is_wanted(it.protocol.as_deref()))?;
         u16::try_from(found.container_port).ok()
@@ -207,10 +207,11 @@ fn number(port: i32) -> Result<u16> {
     u16::try_from(port).with_context(|| format!("no port: {port}"))
 }
 
-fn transport(protocol: Option<&str>) -> Result<Transport> {
+fn transport(protocol: Option<&str>) -> Result<Protocol> {
     match protocol {
-        None | Some("TCP") => Ok(Transport::Tcp),
-        Some("UDP") => Ok(Transport::Udp),
+        None | Some("TCP") => Ok(Protocol::Tcp),
+        Some("UDP") => Ok(Protocol::Udp),
+        Some("SCTP") => Ok(Protocol::Sctp),
         Some(other) => bail!("protocol {other} is not known here"),
     }
 }

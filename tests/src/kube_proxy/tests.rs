@@ -42,7 +42,7 @@ fn a_family_and_a_node_get_their_own_part_only() {
             ("n1", true, vec!["fd00:96::1", "[fd00:10:244:1::5]:8080", "9090"], vec!["10.96.0.1", "5353"]),
             ("n2", false, vec!["10.96.0.1"], vec!["9090"]),
         ] {
-            let view = View { table: &table, node, plan: Plan::FIRST, ipv6, flannel: false };
+            let view = View { table: &table, node, plan: Plan::FIRST, ipv6, flannel: false, cluster_cidr: true };
             let rules = if form == Form::Iptables { iptables::rules(&view) } else { nftables::rules(&view) };
             assert!(wanted.iter().all(|it| rules.contains(it)), "{form:?} {node} {ipv6}: {wanted:?}\n{rules}");
             assert!(!unwanted.iter().any(|it| rules.contains(it)), "{form:?} {node} {ipv6}: {unwanted:?}\n{rules}");

@@ -14,6 +14,8 @@ use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::link::{
     BridgePortState, InfoBridgePort, InfoData, InfoPortData, InfoVeth, LinkAttribute, LinkInfo, LinkMessage, State,
 };
+use rtnetlink::packet_route::neighbour::NeighbourState;
+use rtnetlink::packet_route::route::RouteScope;
 use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::runtime;
 use tokio::time::{Instant, sleep};
@@ -72,6 +74,16 @@ impl<'a> Links<'a> {
         self.set(LinkUnspec::new_with_index(self.index(name)?).up().build())
             .await
             .with_context(|| format!("cannot bring {name} up"))
+    }
+
+    /// Gives an interface that is down another MAC address.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn set_mac(&self, name: &str, mac: [u8; 6]) -> Result<()> {
+        self.set(LinkUnspec::new_with_index(self.index(name)?).address(mac.to_vec()).build())
+            .await
+            .with_context(|| format!("cannot change the MAC address of {name}"))
     }
 
     /// Makes a bridge with a fixed MAC address: one that followed its ports would change under the pods' ARP caches.
@@ -168,6 +180,70 @@ impl<'a> Links<'a> {
         let route = RouteMessageBuilder::<IpAddr>::new().destination_prefix(network, prefix)?.gateway(gateway)?.build();
         let added = self.handle.route().add(route).execute().await;
         added.with_context(|| format!("cannot route {network}/{prefix} through {gateway}"))
+    }
+
+    /// Routes a network through a gateway that need not be on the device's own network.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn add_onlink_route(&self, network: IpAddr, prefix: u8, gateway: IpAddr, device: &str) -> Result<()> {
+        let route = RouteMessageBuilder::<IpAddr>::new().destination_prefix(network, prefix)?.gateway(gateway)?;
+        let route = route.output_interface(self.index(device)?).onlink().build();
+        let added = self.handle.route().add(route).execute().await;
+        added.with_context(|| format!("cannot route {network}/{prefix} through {gateway} of {device}"))
+    }
+
+    /// Routes a network to a device, on which each address answers for itself.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn add_device_route(&self, network: IpAddr, prefix: u8, device: &str) -> Result<()> {
+        let mut route = RouteMessageBuilder::<IpAddr>::new().destination_prefix(network, prefix)?;
+        route = route.output_interface(self.index(device)?);
+        if network.is_ipv4() {
+            // Else no gateway can lie behind it.
+            route = route.scope(RouteScope::Link);
+        }
+        let route = route.build();
+        let added = self.handle.route().add(route).execute().await;
+        added.with_context(|| format!("cannot route {network}/{prefix} to {device}"))
+    }
+
+    /// Removes the route to exactly one address.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub async fn delete_route(&self, address: IpAddr) -> Result<()> {
+        let whole = if address.is_ipv4() { 32 } else { 128 };
+        let route = RouteMessageBuilder::<IpAddr>::new().destination_prefix(address, whole)?.build();
+        let removed = self.handle.route().del(route).execute().await;
+        removed.with_context(|| format!("cannot remove the route to {address}"))
+    }
+
+    /// Takes an address from an interface.
+    ///
+    /// # Errors
+    /// If it has none of that length.
+    pub async fn delete_address(&self, name: &str, address: IpAddr) -> Result<()> {
+        let index = self.index(name)?;
+        let whole = if address.is_ipv4() { 32 } else { 128 };
+        let found = self.handle.address().get().set_link_index_filter(index).set_address_filter(address);
+        let found = found.set_prefix_length_filter(whole).execute().try_next().await?;
+        let message = found.with_context(|| format!("{name} does not have {address}"))?;
+        self.handle.address().del(message).execute().await.with_context(|| format!("cannot take {address} from {name}"))
+    }
+
+    /// Forgets all neighbours that were learnt.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn forget_neighbours(&self) -> Result<()> {
+        let known: Vec<_> = self.handle.neighbours().get().execute().try_collect().await?;
+        for neighbour in known.into_iter().filter(|it| it.header.state != NeighbourState::Noarp) {
+            // One that is gone already is as good.
+            let _gone = self.handle.neighbours().del(neighbour).execute().await;
+        }
+        Ok(())
     }
 
     /// Waits until the interfaces carry packets. An interface that was just brought up does not before a work queue of the

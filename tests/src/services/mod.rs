@@ -152,12 +152,13 @@ impl Services {
 
     fn service(&self, backend: &str, transport: Transport) -> Result<&ServicePort> {
         let prefix = format!("shop/{backend}:");
-        let found = self.table.services.iter().find(|it| it.transport == transport && it.name.starts_with(&prefix));
+        let found =
+            self.table.services.iter().find(|it| it.transport == transport.into() && it.name.starts_with(&prefix));
         found.with_context(|| format!("no service {backend}"))
     }
 
     fn host_port(&self, backend: &str, transport: Transport) -> Option<&HostPort> {
         let pod = Self::place(backend);
-        self.table.host_ports.iter().find(|it| it.pod == pod && it.transport == transport)
+        self.table.host_ports.iter().find(|it| it.pod == pod && it.transport == transport.into())
     }
 }
