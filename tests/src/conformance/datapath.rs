@@ -75,6 +75,7 @@ pub(super) fn blank(work: &Work<'_>) -> Outcome {
         reason: None,
         asked_again: Vec::new(),
         seconds: 0.0,
+        settling: 0.0,
         failures: Vec::new(),
     }
 }
@@ -124,7 +125,9 @@ impl<'a> Run<'a> {
             services: self.services.as_ref(),
             fresh: number == 1,
         };
+        let started = Instant::now();
         self.site.settle(&wanted)?;
+        outcome.settling += started.elapsed().as_secs_f64();
         let cells = self.world.cells(step, self.work.plan_name, "")?;
         let probes: Vec<Probe> =
             cells.iter().map(|cell| &cell.probe).collect::<BTreeSet<_>>().into_iter().cloned().collect();

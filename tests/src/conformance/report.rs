@@ -49,6 +49,8 @@ pub(super) struct Outcome {
     /// Questions that were asked once more, alone, and why: as the books did not balance.
     pub(super) asked_again: Vec<String>,
     pub(super) seconds: f64,
+    /// Those of them until the agents had each step in force.
+    pub(super) settling: f64,
     pub(super) failures: Vec<Failure>,
 }
 
@@ -184,6 +186,7 @@ mod tests {
             reason: None,
             asked_again: Vec::new(),
             seconds: 0.0,
+            settling: 0.0,
             failures,
         }
     }

@@ -100,11 +100,12 @@ impl Site {
 
     /// Makes everything as wanted, and waits until the agents have it in force.
     pub(super) fn settle(&mut self, wanted: &Wanted<'_>) -> Result<Vec<Settled>> {
-        self.write(manifests(wanted))?;
         let tenants = self.tenants_of(wanted)?;
         let hosts = self.hosts_of(wanted)?;
         self.remove_unwanted(&tenants, &hosts, wanted.fresh)?;
         self.add_missing(tenants, hosts)?;
+        // After its sandbox, as an address is known from it only. One that is looked for too early is found a second later.
+        self.write(manifests(wanted))?;
         let rules = wanted.services.map(Services::table).unwrap_or_default();
         if rules != self.rules {
             self.cluster.kube_proxy(self.form).without_cluster_cidr().sync(&rules)?;
