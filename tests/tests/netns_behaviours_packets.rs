@@ -1,7 +1,7 @@
 //! The scenarios of `tests/corpora/behaviours.json` about services, self, ICMP, neighbours and fragments, each as a test of
 //! its name; and the table that none is missing.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 
