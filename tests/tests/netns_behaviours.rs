@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use netpol_tests::attack::arena::{Arena, Ground, POLICIES};
 use netpol_tests::attack::{Subject, replies, spoofing};
@@ -238,7 +239,12 @@ fn change_allow_after_isolation() {
     stage.policy("p", "x", FROM_B).unwrap();
     stage.recreate("x/a").unwrap();
     stage.sync().unwrap();
-    stage.reaches("y/b", "x/a", WEB).unwrap();
+    // It may fail at first (the node has not found the pod's neighbour entry yet), and must succeed soon.
+    let deadline = Instant::now() + PATIENCE * 2;
+    while let Err(error) = stage.reaches("y/b", "x/a", WEB) {
+        assert!(Instant::now() < deadline, "{error:#}");
+        stage.sync().unwrap();
+    }
     stage.is_denied("y/c", "x/a", WEB).unwrap();
 }
 
