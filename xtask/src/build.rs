@@ -102,8 +102,11 @@ fn nightly_cargo(what: &str, debug: bool) -> Result<Command> {
     if !debug {
         command.arg("--release");
     }
-    // What the outer cargo set for us is about stable.
-    for name in ["CARGO", "RUSTC", "RUSTDOC", "RUSTUP_TOOLCHAIN", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"] {
+    // What the outer cargo set for us is about stable. And an incremental build cuts the programs into units between which
+    // nothing is inlined: the verifier refuses them.
+    for name in
+        ["CARGO", "RUSTC", "RUSTDOC", "RUSTUP_TOOLCHAIN", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_INCREMENTAL"]
+    {
         command.env_remove(name);
     }
     // No `--btf`: the kernel refuses what bpf-linker makes of core's memcpy, and nothing here needs it.
