@@ -239,7 +239,9 @@ impl<'a> Links<'a> {
     /// If the kernel refuses.
     pub async fn forget_neighbours(&self) -> Result<()> {
         let known: Vec<_> = self.handle.neighbours().get().execute().try_collect().await?;
-        for neighbour in known.into_iter().filter(|it| it.header.state != NeighbourState::Noarp) {
+        // Those of the overlay were set, and nobody would learn them.
+        let is_learnt = |state| ![NeighbourState::Noarp, NeighbourState::Permanent].contains(&state);
+        for neighbour in known.into_iter().filter(|it| is_learnt(it.header.state)) {
             // One that is gone already is as good.
             let _gone = self.handle.neighbours().del(neighbour).execute().await;
         }
