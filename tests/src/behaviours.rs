@@ -4,8 +4,10 @@
 //! In: policies as text. Out: what reaches whom. Start at [`Stage::start`].
 
 use std::net::{IpAddr, UdpSocket};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 
 use crate::agent::{Agent, Options};
 use crate::cluster::{Cluster, Plan};
@@ -221,6 +223,32 @@ impl Stage {
         places.iter().try_for_each(|place| self.forget_neighbours(place))?;
         self.serve(key)
     }
+
+    /// Makes a pod's sandbox that the cluster knows nothing of yet, and returns when the node's agent has taken care of its
+    /// interface: what a CNI plugin's answer says before the first container starts.
+    ///
+    /// # Errors
+    /// If the sandbox cannot be made, or the agent does not take care of it.
+    pub fn sandbox(&mut self, key: &str, node: &str, host: u8) -> Result<()> {
+        let addresses = address_pair(&self.cluster, node, host)?;
+        let interface = self.cluster.add_pod(node, &PodAddresses::new(key, &addresses))?.interface().to_owned();
+        let (_, agent) = self.agents.iter().find(|(name, _)| *name == node).context("an agent of the node")?;
+        let deadline = Instant::now() + PATIENCE;
+        while !is_listed(&agent.status()?, &interface) {
+            ensure!(Instant::now() < deadline, "the agent takes no care of {interface}");
+        }
+        Ok(())
+    }
+}
+
+/// True if the status has the interface with its hooks.
+fn is_listed(status: &Value, interface: &str) -> bool {
+    let endpoints = status.get("endpoints").and_then(Value::as_array).into_iter().flatten();
+    let field = |endpoint: &Value, name| endpoint.get(name).and_then(Value::as_str).map(str::to_owned);
+    endpoints.into_iter().any(|endpoint| {
+        field(endpoint, "interface").as_deref() == Some(interface)
+            && field(endpoint, "state").is_some_and(|state| state != "failed")
+    })
 }
 
 fn agent(cluster: &Cluster, node: &str) -> Result<Agent> {

@@ -197,6 +197,26 @@ fn change_allow_new() {
     [WEB, DNS].iter().for_each(|how| stage.reaches("y/b", "x/a", *how).unwrap());
 }
 
+/// A sandbox's interface is held from the moment on that the agent has it, which is what a pod's start waits for; nothing of
+/// the pod is known yet, neither its object nor its labels.
+#[test]
+fn change_isolated_before_start() {
+    let Some(mut stage) = stage() else { return };
+    stage.policy("p", "x", "{podSelector: {}, policyTypes: [Ingress, Egress]}").unwrap();
+    for (round, key) in (60..).zip(["x/late-1", "x/late-2", "x/late-3"]) {
+        stage.sandbox(key, "n1", round).unwrap();
+        stage.is_denied(key, "y/c", DNS).unwrap();
+        stage.is_denied(key, "y/b", WEB).unwrap();
+        stage.change_pod(key, "{pod: late}", ("phase: Running", "")).unwrap();
+        stage.is_denied(key, "y/c", DNS).unwrap();
+    }
+    // Held as long as nobody knows it, and let go as soon as somebody says that no policy selects it.
+    stage.sandbox("y/late", "n1", 70).unwrap();
+    stage.is_denied("y/late", "y/c", DNS).unwrap();
+    stage.change_pod("y/late", "{pod: late}", ("phase: Running", "")).unwrap();
+    stage.reaches("y/late", "y/c", DNS).unwrap();
+}
+
 #[test]
 fn change_no_gap_on_update() {
     let Some(stage) = stage() else { return };
