@@ -42,6 +42,13 @@ fn every_scene_plays_alike_in_the_kernel() {
     assert!(failed.is_empty(), "{} of {played} scenes:\n{}", failed.len(), failed.join("\n\n"));
 }
 
+/// Whatever else may be wrong with them.
+#[test]
+fn the_kernel_takes_the_programs() {
+    let Some(object) = object_or_skip().unwrap() else { return };
+    Kernel::load(&object, default_config().unwrap()).unwrap();
+}
+
 /// Losing the policy must not mean that there is none.
 #[test]
 fn a_slot_that_the_policy_table_lacks_is_denied_everything() {

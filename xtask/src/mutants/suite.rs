@@ -89,6 +89,11 @@ impl Results {
     pub(super) fn of(&self, test: &str) -> Ran {
         self.by_test.get(test).copied().unwrap_or(Ran::Absent)
     }
+
+    pub(super) fn add(&mut self, others: Self) {
+        self.by_test.extend(others.by_test);
+        self.output.push_str(&others.output);
+    }
 }
 
 impl fmt::Display for Suite {
@@ -129,8 +134,7 @@ impl Suite {
     /// A test that must pass with any fault in: the kernel refuses a program for more reasons than the one intended.
     pub(super) const fn guard(self) -> Option<&'static str> {
         match self {
-            Self::Packet => Some("later_fragments_go_the_way_of_the_first"),
-            Self::PacketWhole => Some(SCENES_IN_KERNEL),
+            Self::Packet | Self::PacketWhole => Some("the_kernel_takes_the_programs"),
             Self::NetnsShop => Some("without_policies_the_agent_is_in_nobodys_way"),
             Self::Budgets => Some("fragments_of_one_pod_do_not_hide_those_of_another"),
             // Its faults are none of programs.
@@ -199,10 +203,11 @@ impl Suite {
         tests: &[&str],
     ) -> Result<Results> {
         let mut results = Results { by_test: BTreeMap::new(), output: String::new() };
+        let player = self.player().filter(|_| self.guard().is_none_or(|guard| tests != [guard]));
         for Program { executable, directory } in programs {
             let mut command = self.as_user(executable);
             command.current_dir(directory).args(["--exact", "--test-threads", "2"]);
-            match self.player() {
+            match player {
                 Some(player) => command.arg(player).env(SCENES_VARIABLE, tests.join(",")),
                 None => command.args(tests),
             };
@@ -216,7 +221,7 @@ impl Suite {
             command.env("CI", "true").env(build::OBJECT_VARIABLE, object_of(scratch)).env_remove("NETPOL_AGENT");
             let output = limited(&mut command)?;
             results.by_test.extend(output.lines().filter_map(result));
-            if let Some(played) = self.player().and_then(|player| results.by_test.remove(player)) {
+            if let Some(played) = player.and_then(|player| results.by_test.remove(player)) {
                 results.by_test.extend(tests.iter().map(|scene| ((*scene).to_owned(), played)));
             }
             results.output.push_str(&end_of(&output));

@@ -130,10 +130,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "start-in-steps",
         file: ENFORCER,
-        original: "        if !self.started {
-            self.compile();
-        }",
-        fault: "",
+        original: "while let Some(step) = self.compiler.next_step() {",
+        fault: "while let Some(step) = false.then(|| self.compiler.next_step()).flatten() {",
         suite: Suite::NetnsChurn,
         test: CHURN,
         why: "a restart replaces an earlier agent's policy before it has compiled its own: packets are lost",
