@@ -143,7 +143,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
                 self.settle().await;",
         fault: "                self.take(changes);",
         suite: Suite::NetnsShop,
-        test: "the_shop_is_reached_as_its_policies_say_in_both_families",
+        test: "a_server_with_free_egress_does_not_become_the_client_of_its_revoked_client",
         why: "who waits for `sync` is told that a policy is in force that is not",
     },
     Mutant {
