@@ -208,10 +208,14 @@ fn frag_ipv4_ipv6() {
         open.set_read_timeout(Some(PATIENCE)).unwrap();
         for from in ["x/b", "y/b"] {
             let client = stage.udp(from, 0, ipv6).unwrap();
+            let ahead = || stage.counted("x/a", "ingress", "fragment-ahead").unwrap();
+            let before = ahead();
             let mut arrivals = stage.cluster.watch("x/a").unwrap();
             client.send_to(&datagram, shut.local_addr().unwrap()).unwrap();
             assert!(shut.recv_from(&mut buffer).is_err(), "{from}, IPv6 {ipv6}: denied, and it came whole");
-            assert_eq!(arrivals.later_fragments(Udp).unwrap(), 0, "{from}, IPv6 {ipv6}: denied, and a part came");
+            // What overtook the first one passed, and is of no use without it; nothing else did.
+            let parts = arrivals.later_fragments(Udp).unwrap();
+            assert_eq!(u64::try_from(parts).unwrap(), ahead() - before, "{from}, IPv6 {ipv6}: denied, and parts came");
             client.send_to(&datagram, open.local_addr().unwrap()).unwrap();
             let (length, _) = open.recv_from(&mut buffer).unwrap();
             assert!(buffer[..length] == datagram, "{from}, IPv6 {ipv6}");
