@@ -1,0 +1,5 @@
+//! `netpol-cni`: the chained CNI plugin.
+
+fn main() -> std::process::ExitCode {
+    std::process::ExitCode::FAILURE
+}
