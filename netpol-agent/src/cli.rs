@@ -71,6 +71,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "PATH", default_value = "/run/netpol/netpol.sock")]
     pub socket: PathBuf,
 
+    /// Directory of what the CNI plugin told, for the next agent; on a file system that a reboot empties.
+    #[arg(long, value_name = "DIR", default_value = "/run/netpol/attachments")]
+    pub state_dir: PathBuf,
+
     /// Name of this node: pods whose spec.nodeName is another one are not looked for here. Without it every pod's address
     /// is looked for.
     #[arg(long, value_name = "NAME", default_value = "", env = "NODE_NAME")]

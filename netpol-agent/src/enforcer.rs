@@ -15,7 +15,7 @@ use std::sync::Arc;
 use netpol_common::abi::Endpoint;
 
 use crate::cluster::ClusterState;
-use crate::cluster::model::{ClusterEvent, Object, ObjectRef, Pod};
+use crate::cluster::model::{ClusterEvent, Object, ObjectRef, Pod, PodKey};
 use crate::cluster::state::is_live;
 use crate::datapath::apply::Applier;
 use crate::datapath::attach::{AttachError, Hooks, Role};
@@ -422,6 +422,25 @@ impl Enforcer {
             },
         };
         self.endpoints.iter().map(status).collect()
+    }
+
+    /// What is missing until the policy of `pod` is in force on the interface of this name; nothing if it is.
+    #[must_use]
+    pub fn why_not_enforced(&self, interface: &str, pod: &PodKey) -> Option<String> {
+        let Some(local) = self.endpoints.iter().find(|local| local.interface == interface) else {
+            return Some(format!("interface {interface} is not there, or its name is not that of a pod's interface"));
+        };
+        if let Some(problem) = self.failed.get(&local.ifindex) {
+            return Some(problem.to_string());
+        }
+        if local.pod.as_ref() != Some(pod) {
+            let other = local.pod.as_ref().map_or_else(|| "nobody's".to_owned(), ToString::to_string);
+            return Some(format!("interface {interface} is {other}, not {pod}'s"));
+        }
+        if self.attached.get(&local.ifindex) != Some(&local.endpoint) {
+            return Some(format!("programs are not on interface {interface} yet"));
+        }
+        self.is_behind().then(|| "the kernel did not take all of the policy; see `netpol status`".to_owned())
     }
 
     /// The maps, to read counters from.

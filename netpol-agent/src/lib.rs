@@ -12,6 +12,7 @@
 #[cfg(all(feature = "next-abi", not(debug_assertions)))]
 compile_error!("the feature `next-abi` is for tests of upgrades and never shipped: build without it");
 
+pub mod attachments;
 pub mod check;
 pub mod cli;
 pub mod cluster;

@@ -3,40 +3,37 @@
 //! One task owns the state, so that no two stages can disagree about it. Everything that waits for somebody else (a reader
 //! of drops, a client of the socket) has a task or thread of its own.
 
-use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+mod attach;
+mod feed;
+mod start;
 
-use anyhow::{Context as _, Result, bail};
-use ipnet::IpNet;
-use netpol_common::abi::{ABI_VERSION, Config, Mark, PORT_SET_BYTES, Prefix, V4, V6};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use netpol_common::abi::ABI_VERSION;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::cli::{EXIT_OK, Pending, RunArgs};
-use crate::datapath::apply::Applier;
+use self::attach::Waiting;
+use self::feed::Feed;
+use crate::attachments::{Attachments, Origin};
+use crate::cli::{EXIT_OK, RunArgs};
+use crate::cni::records::Records;
 use crate::datapath::attach::Hooks;
-use crate::datapath::backstop::{self, Backstop};
-use crate::datapath::desired::Tables;
+use crate::datapath::backstop;
 use crate::datapath::events::EventRing;
 use crate::datapath::housekeeping::Housekeeper;
-use crate::datapath::installed::Installed;
-use crate::datapath::loader::{self, Datapath, LoadOptions};
-use crate::datapath::sizing::Sizing;
-use crate::datapath::store::KernelStore;
-use crate::datapath::takeover::{self, Others};
-use crate::endpoints::{Endpoints, Left};
-use crate::enforcer::{Enforcer, Parts};
+use crate::datapath::loader::{self, Datapath};
+use crate::enforcer::Enforcer;
 use crate::flow::decode::decode;
 use crate::flow::enrich::{Clock, enrich};
 use crate::flow::sink::Printer;
-use crate::node::{Node, NodeConfig};
-use crate::observe::admin::{Admin, Call, Request};
+use crate::node::{Node, NodeConfig, NodeView};
+use crate::observe::admin::{Admin, Asked, Call, Request};
 use crate::observe::translation::Translation;
-use crate::policy::{Compiler, Limits};
 use crate::problem::{Problem, Severity};
-use crate::source::{ManifestSource, Watch, WatchOptions};
 
 /// How long a start or `sync` waits for addresses to be found before it goes on without them.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(3);
@@ -47,7 +44,13 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// The agent's parts while it runs.
 struct Pipeline {
-    source: ManifestSource,
+    feed: Feed,
+    /// The whole cluster was seen, and is enforced: before that nothing is known, and nothing is changed.
+    begun: bool,
+    attachments: Attachments,
+    records: Records,
+    /// ADDs that wait for their pod.
+    waiting: Vec<Waiting>,
     source_problems: Vec<Problem>,
     /// Other problems that the log has already.
     said: Vec<Problem>,
@@ -68,11 +71,9 @@ struct Pipeline {
 pub async fn run(args: &RunArgs) -> Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    // The watch begins before the first read, so that nothing changes unseen in between.
-    let mut watch = Watch::new(&args.manifests, WatchOptions::default())?;
-    let (source, changes) = ManifestSource::load(&args.manifests)?;
+    let feed = Feed::open(args)?;
     let started = Instant::now();
-    let datapath = loader::open(&load_options(args)?)?;
+    let datapath = loader::open(&start::load_options(args)?)?;
     tracing::debug!(took = ?started.elapsed(), adopted = datapath.adopted, abi = ABI_VERSION, "programs verified");
     warn_of_what_was_kept(&datapath);
     if let Some(log) = datapath.debug_log {
@@ -83,29 +84,27 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
     let mut ring = EventRing::new(datapath.events).context("cannot wait on the event ring")?;
     let hooks = Hooks::new(datapath.programs, datapath.pins, args.attach);
     let mut pipeline = Pipeline {
-        source,
+        feed,
+        begun: false,
+        attachments: Attachments::new(&args.node),
+        records: Records::open(&args.state_dir)?,
+        waiting: Vec::new(),
         source_problems: Vec::new(),
         said: Vec::new(),
         node_name: args.node.clone(),
         node: Node::start(&node_config).await?,
-        enforcer: enforcer(args, datapath.store, hooks, datapath.others)?,
-        clock: clock()?,
+        enforcer: start::enforcer(args, datapath.store, hooks, datapath.others)?,
+        clock: start::clock()?,
         printer: Printer::start(args.output).context("cannot start the printer of drops")?,
         unknown_events: 0,
         preflight: Vec::new(),
     };
     pipeline.look_for_others(args.mark_mask).await;
-    pipeline.take(changes);
-    pipeline.settle().await;
+    pipeline.recall()?;
+    pipeline.reload().await;
     let (calls, mut called) = mpsc::channel(16);
     let _admin = Admin::start(&args.socket, calls)
         .with_context(|| format!("cannot make the socket {}; give another with --socket", args.socket.display()))?;
-    tracing::info!(
-        adopted = datapath.adopted,
-        pods = pipeline.enforcer.statuses().len(),
-        policies = pipeline.enforcer.cluster().policies().count(),
-        "enforcing"
-    );
     let mut retry = tokio::time::interval(RETRY);
     loop {
         tokio::select! {
@@ -113,7 +112,7 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             Some(call) = called.recv() => pipeline.answer(call).await,
-            Some(()) = watch.changed() => pipeline.reload(),
+            () = pipeline.feed.changed() => pipeline.reload().await,
             () = pipeline.node.changed() => pipeline.enforce(),
             records = ring.next() => pipeline.print(records.context("cannot wait on the event ring")?),
             _ = retry.tick() => pipeline.retry(),
@@ -166,31 +165,71 @@ impl Pipeline {
             say(problem);
         }
         self.source_problems = changes.problems;
-        self.enforcer.take(changes.events);
+        let events: Vec<_> = changes.events.into_iter().map(|event| self.attachments.take(event)).collect();
+        self.enforcer.take(events);
     }
 
-    fn reload(&mut self) {
-        let changes = self.source.reload();
+    /// Takes in what the plugin told an earlier agent.
+    fn recall(&mut self) -> Result<()> {
+        let (attachments, problems) = self.records.load()?;
+        problems.iter().for_each(say);
+        for attachment in attachments {
+            let key = attachment.key.clone();
+            if let Err(error) = self.attachments.add(attachment, Origin::Plugin) {
+                tracing::warn!(%key, %error, "cannot use the record of an attachment");
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in what is new in the source, and enforces it as soon as the whole cluster was seen once.
+    async fn reload(&mut self) {
+        let changes = self.feed.take();
         self.take(changes);
-        self.enforce();
+        if self.begun {
+            self.enforce();
+        } else if self.feed.is_whole() {
+            self.begun = true;
+            self.settle().await;
+            let (pods, policies) = (self.enforcer.statuses().len(), self.enforcer.cluster().policies().count());
+            tracing::info!(pods, policies, "enforcing");
+        }
     }
 
     fn enforce(&mut self) {
+        if !self.begun {
+            return;
+        }
         let started = Instant::now();
-        self.enforcer.enforce(self.node.view());
-        self.node.want(self.enforcer.candidate_addresses(&self.node_name));
+        self.attachments.look(self.node.view(), started);
+        self.enforcer.enforce(&self.view());
+        self.look_for_pods();
         let problems = self.problems();
         for problem in problems.iter().filter(|it| !self.said.contains(it)) {
             say(problem);
         }
         self.said = problems;
         tracing::debug!(generation = self.enforcer.generation(), took = ?started.elapsed(), "enforced");
+        self.answer_waiting();
+    }
+
+    /// The node as netlink shows it, each interface bound to its pod where the plugin told whose it is.
+    fn view(&self) -> NodeView {
+        self.attachments.bind(self.node.view())
+    }
+
+    /// Has pods looked for whose place nobody told.
+    fn look_for_pods(&mut self) {
+        let mut wanted = self.enforcer.candidate_addresses(&self.node_name);
+        let recorded = self.attachments.addresses();
+        wanted.retain(|address| !recorded.contains(address));
+        self.node.want(wanted);
     }
 
     /// What is not enforced as written, but for what the source knows.
     fn problems(&self) -> Vec<Problem> {
         let mut problems = self.enforcer.problems();
-        problems.extend_from_slice(&self.node.view().problems);
+        problems.extend(self.view().problems);
         problems.extend_from_slice(&self.preflight);
         problems.extend(self.node.bridge_problems());
         problems
@@ -199,7 +238,7 @@ impl Pipeline {
     /// Enforces, and waits until every pod's place is known.
     async fn settle(&mut self) {
         self.enforcer.compile();
-        self.node.want(self.enforcer.candidate_addresses(&self.node_name));
+        self.look_for_pods();
         let started = Instant::now();
         self.node.settle(RESOLVE_LIMIT).await;
         tracing::debug!(took = ?started.elapsed(), unresolved = ?self.node.view().unresolved, "looked for pods");
@@ -211,6 +250,7 @@ impl Pipeline {
         if self.enforcer.is_behind() || self.enforcer.wants_another_attempt() {
             self.enforce();
         }
+        self.tend_attachments();
     }
 
     fn print(&mut self, records: Vec<bytes::Bytes>) {
@@ -232,16 +272,17 @@ impl Pipeline {
     }
 
     async fn answer(&mut self, call: Call) {
-        let value = match call.request {
-            Request::Sync => {
+        let value = match call.asked {
+            Asked::Plugin(request) => return self.serve_plugin(request, call.answer).await,
+            Asked::Operator(Request::Sync) => {
                 self.node.catch_up().await;
-                let changes = self.source.reload();
+                let changes = self.feed.take();
                 self.take(changes);
                 self.settle().await;
                 self.status()
             }
-            Request::Status => self.status(),
-            Request::Counters => self.counters(),
+            Asked::Operator(Request::Status) => self.status(),
+            Asked::Operator(Request::Counters) => self.counters(),
         };
         if call.answer.send(value).is_err() {
             tracing::debug!("a client did not wait for its answer");
@@ -301,90 +342,4 @@ fn say(problem: &Problem) {
         Severity::Refused => tracing::error!("{problem}"),
         Severity::Note => tracing::warn!("{problem}"),
     }
-}
-
-fn load_options(args: &RunArgs) -> Result<LoadOptions> {
-    let mut config = loader::default_config()?.with_mark_mask(args.mark_mask);
-    let slots_in_mark = Mark::slots(args.mark_mask);
-    if u32::from(args.max_pods) > slots_in_mark {
-        bail!(
-            "--max-pods {} does not fit into --mark-mask {:#x}, which holds {} pods; give a wider mask or fewer pods",
-            args.max_pods,
-            args.mark_mask,
-            slots_in_mark
-        );
-    }
-    set_service_ranges(&mut config, &args.service_cidr)?;
-    for (set, flag) in [
-        (args.strict_tcp, Config::STRICT_TCP),
-        (args.enforce_own_node, Config::ENFORCE_OWN_NODE),
-        (args.allow_any_source, Config::ANY_SOURCE),
-    ] {
-        config.flags |= if set { flag } else { 0 };
-    }
-    let sizing = Sizing { slots: u32::from(args.max_pods) + 1, ..Sizing::default() };
-    Ok(LoadOptions { bpffs: args.bpffs.clone(), config, sizing })
-}
-
-/// One service range a family.
-fn set_service_ranges(config: &mut Config, ranges: &[IpNet]) -> Result<()> {
-    for range in ranges {
-        let taken = match range {
-            IpNet::V4(range) => {
-                let (address, mask) = (V4::from(range.network()), V4::from(range.netmask()));
-                std::mem::replace(&mut config.services_v4, Prefix { address: [address.0], mask: [mask.0] })
-                    != Prefix::NONE
-            }
-            IpNet::V6(range) => {
-                let (address, mask) = (V6::from(range.network()), V6::from(range.netmask()));
-                std::mem::replace(&mut config.services_v6, Prefix { address: address.0, mask: mask.0 }) != Prefix::NONE
-            }
-        };
-        if taken {
-            bail!("--service-cidr {range} is the second range of its family; give one IPv4 and one IPv6 range");
-        }
-        if range.prefix_len() == 0 {
-            bail!(
-                "--service-cidr {range} is every address; give the range of kube-apiserver's --service-cluster-ip-range"
-            );
-        }
-    }
-    Ok(())
-}
-
-fn enforcer(args: &RunArgs, mut store: KernelStore, hooks: Hooks, others: Others) -> Result<Enforcer> {
-    let left = takeover::left(&mut store, &others, &hooks)?;
-    let actual = store.actual()?;
-    let slots = u16::try_from(store.slots()).context("more slots than a flow key can name")?;
-    let numbers = actual.port_sets();
-    let mut tables = Tables { addresses: actual.addresses, cidrs: actual.cidrs, ..Tables::default() };
-    for (key, value) in actual.allow {
-        tables.allow.entry(key.policy).or_default().insert(key.identity, value);
-    }
-    for number in numbers {
-        let bits: Arc<[u8; PORT_SET_BYTES]> = store.port_set(number)?.into();
-        tables.port_sets.insert(number, bits);
-    }
-    let installed = Installed { tables, words: actual.words };
-    let limits = Limits { slots: u32::from(slots), ..Limits::default() };
-    let mut endpoints = Endpoints::new(slots, args.pending_pods == Pending::Deny);
-    let adopted = left.endpoints.iter().map(|(&ifindex, &endpoint)| Left { ifindex, endpoint });
-    endpoints.adopt(adopted, installed.words.keys().copied().chain(left.freed));
-    Ok(Enforcer::new(Parts {
-        compiler: Compiler::new(limits, installed.numbers()),
-        applier: Applier::new(installed, args.on_apply_failure.into()),
-        store,
-        hooks,
-        endpoints,
-        backstop: Backstop::new(args.mark_mask),
-        live: left.live,
-        others,
-    }))
-}
-
-/// Wall-clock time at the zero of CLOCK_MONOTONIC, which events are stamped with.
-fn clock() -> Result<Clock> {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).context("cannot read CLOCK_MONOTONIC")?;
-    let zero = SystemTime::now().checked_sub(Duration::from(now)).context("the wall clock is before the boot")?;
-    Ok(Clock { zero })
 }

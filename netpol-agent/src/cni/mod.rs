@@ -4,3 +4,4 @@
 //! the agent as in [`protocol`], results for the runtime. Nothing here knows policies or maps.
 
 pub mod protocol;
+pub mod records;

@@ -15,6 +15,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use crate::cni::protocol::CniRequest;
+
 /// A longer request is nobody's.
 const LONGEST_REQUEST: u64 = 64 * 1024;
 /// How long a client may take to say what it wants.
@@ -32,11 +34,20 @@ pub enum Request {
     Counters,
 }
 
+/// Who asks what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// People and their tools.
+    Operator(Request),
+    /// The CNI plugin.
+    Plugin(CniRequest),
+}
+
 /// A request and where its answer goes.
 #[derive(Debug)]
 pub struct Call {
     /// What is asked.
-    pub request: Request,
+    pub asked: Asked,
     /// Takes the answer.
     pub answer: oneshot::Sender<Value>,
 }
@@ -106,17 +117,26 @@ async fn converse(stream: UnixStream, calls: &mpsc::Sender<Call>) -> io::Result<
             Ok(result) => _ = result?,
         }
         read.get_mut().set_limit(LONGEST_REQUEST);
-        let answer = match serde_json::from_str(&line) {
-            Ok(request) => ask(request, calls).await,
+        let answer = match parse(&line) {
+            Ok(asked) => ask(asked, calls).await,
             Err(error) => json!({ "error": format!("not a request: {error}; try {{\"request\":\"status\"}}") }),
         };
         write.write_all(format!("{answer}\n").as_bytes()).await?;
     }
 }
 
-async fn ask(request: Request, calls: &mpsc::Sender<Call>) -> Value {
+fn parse(line: &str) -> serde_json::Result<Asked> {
+    let value: Value = serde_json::from_str(line)?;
+    if value.get("cni").is_some() {
+        serde_json::from_value(value).map(Asked::Plugin)
+    } else {
+        serde_json::from_value(value).map(Asked::Operator)
+    }
+}
+
+async fn ask(asked: Asked, calls: &mpsc::Sender<Call>) -> Value {
     let (answer, answered) = oneshot::channel();
-    let sent = calls.send(Call { request, answer }).await;
+    let sent = calls.send(Call { asked, answer }).await;
     match (sent, answered.await) {
         (Ok(()), Ok(value)) => value,
         _ => json!({ "error": "the agent is shutting down" }),

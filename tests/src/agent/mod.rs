@@ -161,6 +161,7 @@ impl Agent {
         let mut command = Command::new(&binary);
         command.arg("run").arg("--manifests").arg(cluster.run().manifests());
         command.arg("--bpffs").arg(node.bpffs()).arg("--socket").arg(node.socket());
+        command.arg("--state-dir").arg(node.socket().with_extension("attachments"));
         command.arg("--output").arg(if options.output == Output::Json { "json" } else { "text" });
         if let Some(name) = &options.node {
             command.arg("--node").arg(name);

@@ -1,0 +1,145 @@
+//! Requests of the CNI plugin: an ADD is answered when the pod's policy is in force on its interface.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use super::Pipeline;
+use crate::attachments::Origin;
+use crate::cni::protocol::{Attachment, AttachmentKey, CniAnswer, CniRequest};
+use crate::problem::chain;
+
+/// How long an ADD waits; runtimes give up after minutes, and the kubelet tries again.
+const ADD_LIMIT: Duration = Duration::from_secs(20);
+/// "Try again later" (CNI spec 1.1, "Error").
+const TRY_AGAIN: u32 = 11;
+/// "The plugin is not available" (CNI spec 1.1, "STATUS").
+const NOT_AVAILABLE: u32 = 50;
+
+/// An ADD that waits for its pod.
+pub(super) struct Waiting {
+    key: AttachmentKey,
+    answer: oneshot::Sender<Value>,
+    deadline: Instant,
+}
+
+impl Pipeline {
+    /// Serves a request of the plugin.
+    pub(super) async fn serve_plugin(&mut self, request: CniRequest, answer: oneshot::Sender<Value>) {
+        let outcome = match request {
+            CniRequest::Add(attachment) => match self.attach(attachment).await {
+                Ok(key) => {
+                    self.waiting.push(Waiting { key, answer, deadline: Instant::now() + ADD_LIMIT });
+                    return self.answer_waiting();
+                }
+                Err(message) => Err((TRY_AGAIN, message)),
+            },
+            CniRequest::Del(key) => {
+                self.let_go([key]);
+                Ok(())
+            }
+            CniRequest::Check(key) => self.why_not_in_force(&key).map_or(Ok(()), |why| Err((TRY_AGAIN, why))),
+            CniRequest::Gc { valid } => {
+                self.collect(&valid.into_iter().collect());
+                Ok(())
+            }
+            CniRequest::Status if self.begun => Ok(()),
+            CniRequest::Status => Err((NOT_AVAILABLE, "netpol-agent has not seen the whole cluster yet".to_owned())),
+        };
+        tell(answer, outcome);
+    }
+
+    /// Records an attachment and makes the datapath follow.
+    async fn attach(&mut self, attachment: Attachment) -> Result<AttachmentKey, String> {
+        let key = attachment.key.clone();
+        self.records.put(&attachment).map_err(|error| chain(&error))?;
+        tracing::debug!(%key, pod = %attachment.pod_key(), interface = attachment.host_interface, "CNI ADD");
+        let events = self.attachments.add(attachment, Origin::Plugin).map_err(|error| error.to_string())?;
+        self.enforcer.take(events);
+        // The interface was there before the plugin was asked: whatever netlink has not told yet it can tell now.
+        self.node.catch_up().await;
+        self.enforce();
+        Ok(key)
+    }
+
+    /// Forgets attachments.
+    fn let_go(&mut self, keys: impl IntoIterator<Item = AttachmentKey>) {
+        for key in keys {
+            if let Err(error) = self.records.remove(&key) {
+                tracing::warn!(%key, "{}", chain(&error));
+            }
+            let events = self.attachments.remove(&key);
+            self.enforcer.take(events);
+        }
+        self.enforce();
+    }
+
+    /// Forgets what the runtime no longer has.
+    fn collect(&mut self, valid: &BTreeSet<AttachmentKey>) {
+        let is_awaited = |key: &AttachmentKey| self.waiting.iter().any(|waiting| waiting.key == *key);
+        let of_plugin = self.attachments.iter().filter(|(_, origin)| *origin == Origin::Plugin);
+        let keys = of_plugin.map(|(attachment, _)| attachment.key.clone());
+        let gone: Vec<AttachmentKey> = keys.filter(|key| !valid.contains(key) && !is_awaited(key)).collect();
+        if !gone.is_empty() {
+            self.let_go(gone);
+        }
+    }
+
+    /// Answers each ADD whose pod's policy is in force, or whose time is up.
+    pub(super) fn answer_waiting(&mut self) {
+        let now = Instant::now();
+        for waiting in std::mem::take(&mut self.waiting) {
+            match self.why_not_in_force(&waiting.key) {
+                None => tell(waiting.answer, Ok(())),
+                Some(why) if now >= waiting.deadline => {
+                    tell(waiting.answer, Err((TRY_AGAIN, format!("not in force within {ADD_LIMIT:?}: {why}"))));
+                }
+                // Its plugin was killed: the runtime sends a DEL.
+                Some(_) if waiting.answer.is_closed() => {}
+                Some(_) => self.waiting.push(waiting),
+            }
+        }
+    }
+
+    /// What is missing until a pod's policy is in force on its interface.
+    fn why_not_in_force(&self, key: &AttachmentKey) -> Option<String> {
+        let Some(attachment) = self.attachments.get(key) else {
+            return Some(format!("no ADD of {key} is known here"));
+        };
+        let (pod, interface) = (attachment.pod_key(), &attachment.host_interface);
+        if !self.begun {
+            return Some("the agent has not seen the whole cluster yet; see `netpol status`".to_owned());
+        }
+        if !self.attachments.knows_pod(attachment) {
+            return Some(format!("pod {pod} (UID {:?}) is not known from the cluster yet", attachment.uid));
+        }
+        self.enforcer.why_not_enforced(interface, &pod)
+    }
+
+    /// What time brings: alarms about interfaces that nobody told of, records that nobody will end.
+    pub(super) fn tend_attachments(&mut self) {
+        let now = Instant::now();
+        let is_alarm = self.attachments.look(self.node.view(), now);
+        let left_behind = self.attachments.left_behind(now);
+        if !left_behind.is_empty() {
+            self.let_go(left_behind);
+        } else if is_alarm {
+            self.enforce();
+        }
+        self.answer_waiting();
+    }
+}
+
+fn tell(answer: oneshot::Sender<Value>, outcome: Result<(), (u32, String)>) {
+    let answered = match outcome {
+        Ok(()) => CniAnswer::Done,
+        Err((code, message)) => CniAnswer::Failed { code, message },
+    };
+    let value = serde_json::to_value(&answered)
+        .unwrap_or_else(|error| json!({ "result": "failed", "code": TRY_AGAIN, "message": error.to_string() }));
+    if answer.send(value).is_err() {
+        tracing::debug!("a plugin did not wait for its answer");
+    }
+}
