@@ -183,6 +183,14 @@ impl Enforcer {
         self.end_takeover();
     }
 
+    /// Holds new interfaces while the cluster is not known yet; those that an earlier agent enforces go on as they are.
+    pub fn hold(&mut self, view: &NodeView) {
+        for local in self.endpoints.follow(view, |_| None) {
+            self.detach(&local);
+        }
+        self.hold_new();
+    }
+
     /// Joins the view with the pods, and takes down what is gone.
     fn follow(&mut self, view: &NodeView) {
         let state = self.compiler.state();

@@ -47,6 +47,8 @@ struct Pipeline {
     feed: Feed,
     /// The whole cluster was seen, and is enforced: before that nothing is known, and nothing is changed.
     begun: bool,
+    /// An earlier agent's maps and programs were there.
+    adopted: bool,
     attachments: Attachments,
     records: Records,
     /// ADDs that wait for their pod.
@@ -86,6 +88,7 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
     let mut pipeline = Pipeline {
         feed,
         begun: false,
+        adopted: datapath.adopted,
         attachments: Attachments::new(&args.node),
         records: Records::open(&args.state_dir)?,
         waiting: Vec::new(),
@@ -198,6 +201,10 @@ impl Pipeline {
 
     fn enforce(&mut self) {
         if !self.begun {
+            // Where nothing was enforced before, nothing is to be cut off for want of knowledge.
+            if self.adopted {
+                self.enforcer.hold(&self.view());
+            }
             return;
         }
         let started = Instant::now();
