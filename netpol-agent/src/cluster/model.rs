@@ -95,8 +95,11 @@ pub struct Pod {
     pub key: PodKey,
     /// metadata.uid, empty in manifests that have none.
     pub uid: Arc<str>,
-    /// Labels.
-    pub labels: Labels,
+    /// The annotation kubernetes.io/config.hash: the UID that the kubelet gives a static pod (its API object, the mirror
+    /// pod, has another one). Empty for any other pod.
+    pub static_uid: Arc<str>,
+    /// Labels, shared with other pods that have the same.
+    pub labels: Arc<Labels>,
     /// status.podIPs, each family at most once (podIP if podIPs is missing).
     pub addresses: Vec<IpAddr>,
     /// Named container ports (init containers with restartPolicy Always included).

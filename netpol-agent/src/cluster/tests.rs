@@ -14,7 +14,8 @@ fn pod(name: &str, address: &str) -> Pod {
     Pod {
         key: ObjectKey::new("x", name),
         uid: "".into(),
-        labels: labels(&[("app", name)]),
+        static_uid: "".into(),
+        labels: Arc::new(labels(&[("app", name)])),
         addresses: vec![address.parse().unwrap()],
         named_ports: Vec::new(),
         host_ports: Vec::new(),

@@ -1,6 +1,5 @@
 //! Which pod is behind which interface, and what becomes of slots.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -16,7 +15,8 @@ fn pod(name: &str, addresses: &[&str]) -> Arc<Pod> {
     Arc::new(Pod {
         key: PodKey::new("x", name),
         uid: "".into(),
-        labels: BTreeMap::new(),
+        static_uid: "".into(),
+        labels: Arc::default(),
         addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
         named_ports: Vec::new(),
         host_ports: Vec::new(),

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use super::*;
 use crate::cluster::model::{ClusterEvent, Object, ObjectKey, Pod, Service, ServicePort};
 
@@ -5,7 +7,8 @@ fn pod(name: &str, address: &str, host_network: bool) -> Pod {
     Pod {
         key: ObjectKey::new("x", name),
         uid: "".into(),
-        labels: BTreeMap::new(),
+        static_uid: "".into(),
+        labels: Arc::default(),
         addresses: vec![address.parse().unwrap()],
         named_ports: Vec::new(),
         host_ports: vec![(Protocol::Udp, 5353)],

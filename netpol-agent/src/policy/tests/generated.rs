@@ -129,7 +129,8 @@ fn pod_number(pod: usize) -> impl Strategy<Value = Pod> {
         move |(addresses, labels, named_ports, host_network, terminal)| Pod {
             key: key(PODS[pod]),
             uid: "".into(),
-            labels,
+            static_uid: "".into(),
+            labels: Arc::new(labels),
             addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
             named_ports,
             host_ports: Vec::new(),

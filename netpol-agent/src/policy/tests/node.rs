@@ -201,7 +201,8 @@ pub(super) fn pod(name: &str, addresses: &str, words: &str) -> Pod {
     Pod {
         key: key(name),
         uid: "".into(),
-        labels: labels(words),
+        static_uid: "".into(),
+        labels: Arc::new(labels(words)),
         addresses: addresses.split_whitespace().map(|address| address.parse::<IpAddr>().unwrap()).collect(),
         named_ports: Vec::new(),
         host_ports: Vec::new(),

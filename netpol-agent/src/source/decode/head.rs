@@ -12,6 +12,8 @@ use super::report::{Report, child, quote, show, suggestion, typed};
 use crate::cluster::model::{Labels, ObjectKey, ObjectRef};
 
 const READ: [&str; 4] = ["name", "namespace", "labels", "uid"];
+/// What the kubelet annotates mirror pods with: the UID that it gave the static pod itself.
+const CONFIG_HASH: &str = "kubernetes.io/config.hash";
 
 /// What policy depends on in an object's metadata. A namespace's key is its name, twice.
 #[derive(Clone, Debug)]
@@ -19,6 +21,7 @@ pub(super) struct Head {
     pub(super) key: ObjectKey,
     pub(super) labels: Labels,
     pub(super) uid: String,
+    pub(super) static_uid: String,
     /// Whether the labels (and all else) are as written.
     pub(super) sound: bool,
 }
@@ -49,13 +52,15 @@ pub(super) fn head(
     report.name(format!("{} {name}", kind.name()));
     let namespace = namespace(report, kind, meta, effect)?.unwrap_or_else(|| name.clone());
     let sound = unknown_fields(report, kind, meta, effect)?;
-    let mut head = Head { key: ObjectKey::new(&namespace, &name), labels: Labels::new(), uid: String::new(), sound };
+    let key = ObjectKey::new(&namespace, &name);
+    let mut head = Head { key, labels: Labels::new(), uid: String::new(), static_uid: String::new(), sound };
     report.name(head.reference(kind).to_string());
     // Labels of policies and services are nobody's business.
     let labels_count = matches!(kind, Kind::Pod | Kind::Namespace);
     match typed::<ObjectMeta>("metadata", object.get("metadata").unwrap_or(&Value::Null)) {
         Ok(read) => {
             head.uid = read.value.uid.unwrap_or_default();
+            head.static_uid = read.value.annotations.and_then(|mut all| all.remove(CONFIG_HASH)).unwrap_or_default();
             if labels_count {
                 labels(report, read.value.labels.unwrap_or_default(), &mut head, effect);
             }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ContainerPort, PodSpec, PodStatus};
 use serde_json::{Map, Value};
@@ -55,7 +56,8 @@ pub(super) fn pod(report: &mut Report, head: Head, object: &Map<String, Value>) 
     Some(Pod {
         key: head.key,
         uid: head.uid.into(),
-        labels: head.labels,
+        static_uid: head.static_uid.into(),
+        labels: Arc::new(head.labels),
         addresses,
         named_ports: named_ports(report, &spec),
         host_ports: host_ports(report, &spec),

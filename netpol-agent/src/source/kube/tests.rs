@@ -1,0 +1,1 @@
+//! The ledger: what is given out when.
