@@ -280,7 +280,7 @@ fn is_of(attachment: &Attachment, pod: &Pod) -> bool {
     let uid = attachment.uid.as_str();
     attachment.pod == *pod.key.name
         && attachment.namespace == *pod.key.namespace
-        && (uid.is_empty() || pod.uid.is_empty() || *pod.uid == *uid)
+        && (uid.is_empty() || pod.uid.is_empty() || *pod.uid == *uid || *pod.static_uid == *uid)
 }
 
 /// Six bytes in hexadecimal with colons.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use netpol_common::abi::Direction;
 use serde_json::json;
 
@@ -28,7 +28,8 @@ struct Isolation {
 /// # Errors
 /// If the directory cannot be read or the report cannot be written.
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
-    let (_, changes) = ManifestSource::load(&args.manifests)?;
+    let directory = args.manifests.as_ref().context("--check reads manifests: give --manifests DIR")?;
+    let (_, changes) = ManifestSource::load(directory)?;
     let limits = Limits { slots: u32::from(u16::MAX), ..Limits::default() };
     let mut compiler = Compiler::new(limits, NumbersInUse::default());
     for event in changes.events {

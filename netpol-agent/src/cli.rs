@@ -49,14 +49,18 @@ pub enum Command {
 /// Flags of `run`.
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
-    /// Directory of YAML or JSON manifests (Pods with status.podIPs, Namespaces, NetworkPolicies, Services, Lists); it is
-    /// read again whenever something in it changes.
+    /// Directory of YAML or JSON manifests (Pods with status.podIPs, Namespaces, NetworkPolicies, Services, Lists) to follow
+    /// instead of an API server; it is read again whenever something in it changes.
     #[arg(long, value_name = "DIR")]
-    pub manifests: PathBuf,
+    pub manifests: Option<PathBuf>,
+
+    /// How to reach the API server. Without it (and without --manifests) the pod's service account is used.
+    #[arg(long, value_name = "FILE", conflicts_with = "manifests")]
+    pub kubeconfig: Option<PathBuf>,
 
     /// Only read and compile the manifests, say what is wrong with them and what they come to, and end. Needs no
     /// privilege and touches nothing.
-    #[arg(long)]
+    #[arg(long, requires = "manifests")]
     pub check: bool,
 
     /// How drops (and the report of --check) are printed.
@@ -75,8 +79,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR", default_value = "/run/netpol/attachments")]
     pub state_dir: PathBuf,
 
-    /// Name of this node: pods whose spec.nodeName is another one are not looked for here. Without it every pod's address
-    /// is looked for.
+    /// Name of this node, which an API server needs to be known by: pods whose spec.nodeName is another one are not looked
+    /// for here. With --manifests it may be left out, and every pod's address is looked for.
     #[arg(long, value_name = "NAME", default_value = "", env = "NODE_NAME")]
     pub node: String,
 

@@ -3,6 +3,7 @@
 //! One task owns the state, so that no two stages can disagree about it. Everything that waits for somebody else (a reader
 //! of drops, a client of the socket) has a task or thread of its own.
 
+mod asking;
 mod attach;
 mod feed;
 mod start;
@@ -16,6 +17,7 @@ use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use self::asking::Asking;
 use self::attach::Waiting;
 use self::feed::Feed;
 use crate::attachments::{Attachments, Origin};
@@ -53,6 +55,8 @@ struct Pipeline {
     records: Records,
     /// ADDs that wait for their pod.
     waiting: Vec<Waiting>,
+    /// Pods that were asked for, past the source.
+    asking: Asking,
     source_problems: Vec<Problem>,
     /// Other problems that the log has already.
     said: Vec<Problem>,
@@ -73,7 +77,7 @@ struct Pipeline {
 pub async fn run(args: &RunArgs) -> Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let feed = Feed::open(args)?;
+    let feed = Feed::open(args).await?;
     let started = Instant::now();
     let datapath = loader::open(&start::load_options(args)?)?;
     tracing::debug!(took = ?started.elapsed(), adopted = datapath.adopted, abi = ABI_VERSION, "programs verified");
@@ -85,6 +89,7 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
     let node_config = NodeConfig { pod_interfaces: args.pod_interfaces.clone() };
     let mut ring = EventRing::new(datapath.events).context("cannot wait on the event ring")?;
     let hooks = Hooks::new(datapath.programs, datapath.pins, args.attach);
+    let (asking, mut asked) = Asking::new();
     let mut pipeline = Pipeline {
         feed,
         begun: false,
@@ -92,6 +97,7 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
         attachments: Attachments::new(&args.node),
         records: Records::open(&args.state_dir)?,
         waiting: Vec::new(),
+        asking,
         source_problems: Vec::new(),
         said: Vec::new(),
         node_name: args.node.clone(),
@@ -116,6 +122,7 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
             _ = interrupt.recv() => break,
             Some(call) = called.recv() => pipeline.answer(call).await,
             () = pipeline.feed.changed() => pipeline.reload().await,
+            Some(pod) = asked.recv() => pipeline.take_asked(pod),
             () = pipeline.node.changed() => pipeline.enforce(),
             records = ring.next() => pipeline.print(records.context("cannot wait on the event ring")?),
             _ = retry.tick() => pipeline.retry(),
@@ -168,6 +175,7 @@ impl Pipeline {
             say(problem);
         }
         self.source_problems = changes.problems;
+        self.asking.seen(&changes.events);
         let events: Vec<_> = changes.events.into_iter().map(|event| self.attachments.take(event)).collect();
         self.enforcer.take(events);
     }

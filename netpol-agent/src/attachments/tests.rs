@@ -14,7 +14,8 @@ fn pod(name: &str, uid: &str, addresses: &[&str]) -> Pod {
     Pod {
         key: PodKey::new("x", name),
         uid: uid.into(),
-        labels: BTreeMap::new(),
+        static_uid: "".into(),
+        labels: BTreeMap::new().into(),
         addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
         named_ports: Vec::new(),
         host_ports: Vec::new(),
@@ -95,6 +96,15 @@ fn the_next_pod_of_a_name_is_not_the_one_that_was_attached() {
     let attached = attachment("c2", "db-0", "new", &["10.0.0.2"]);
     assert_eq!(addresses(&attachments.add(attached.clone(), Origin::Plugin).unwrap(), &next.key), ["10.0.0.2"]);
     assert!(attachments.knows_pod(&attached));
+}
+
+#[test]
+fn a_static_pod_is_known_by_the_uid_that_its_mirror_names() {
+    let mut attachments = Attachments::new("here");
+    let mirror = Pod { static_uid: "hash".into(), ..pod("dns", "u1", &[]) };
+    taken(&mut attachments, &mirror);
+    let events = attachments.add(attachment("c1", "dns", "hash", &["10.0.0.1"]), Origin::Plugin).unwrap();
+    assert_eq!(addresses(&events, &mirror.key), ["10.0.0.1"]);
 }
 
 #[test]

@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::Pipeline;
+use super::asking::Answer;
 use crate::attachments::Origin;
+use crate::cluster::model::{ClusterEvent, Object, ObjectRef};
 use crate::cni::protocol::{Attachment, AttachmentKey, CniAnswer, CniRequest};
 use crate::problem::chain;
 
@@ -32,7 +34,8 @@ impl Pipeline {
             CniRequest::Add(attachment) => match self.attach(attachment).await {
                 Ok(key) => {
                     self.waiting.push(Waiting { key, answer, deadline: Instant::now() + ADD_LIMIT });
-                    return self.answer_waiting();
+                    self.answer_waiting();
+                    return self.ask_for_pods();
                 }
                 Err(message) => Err((TRY_AGAIN, message)),
             },
@@ -70,8 +73,14 @@ impl Pipeline {
             if let Err(error) = self.records.remove(&key) {
                 tracing::warn!(%key, "{}", chain(&error));
             }
+            let pod = self.attachments.get(&key).map(Attachment::pod_key);
             let events = self.attachments.remove(&key);
             self.enforcer.take(events);
+            // The source never saw it: nobody else would end it.
+            if let Some(unseen) = pod.filter(|pod| self.asking.end(pod)) {
+                let gone = self.attachments.take(ClusterEvent::Delete(ObjectRef::Pod(unseen)));
+                self.enforcer.take([gone]);
+            }
         }
         self.enforce();
     }
@@ -85,6 +94,28 @@ impl Pipeline {
         if !gone.is_empty() {
             self.let_go(gone);
         }
+    }
+
+    /// Asks the API server for the pods that ADDs wait for: its word of them may be on its way to the source still.
+    fn ask_for_pods(&mut self) {
+        if !self.begun {
+            return;
+        }
+        let Some(client) = self.feed.client() else { return };
+        for waiting in &self.waiting {
+            let attachment = self.attachments.get(&waiting.key);
+            if let Some(attachment) = attachment.filter(|it| !self.attachments.knows_pod(it)) {
+                self.asking.ask(&client, attachment.pod_key());
+            }
+        }
+    }
+
+    /// Takes in a pod that was asked for.
+    pub(super) fn take_asked(&mut self, answer: Answer) {
+        let Some(pod) = self.asking.take(answer) else { return };
+        let event = self.attachments.take(ClusterEvent::Apply(Object::Pod(pod)));
+        self.enforcer.take([event]);
+        self.enforce();
     }
 
     /// Answers each ADD whose pod's policy is in force, or whose time is up.
@@ -129,6 +160,7 @@ impl Pipeline {
             self.enforce();
         }
         self.answer_waiting();
+        self.ask_for_pods();
     }
 }
 

@@ -1,8 +1,10 @@
 //! Where cluster objects come from while the agent runs: manifests in a directory, or the API server.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use kube::Client;
 
 use crate::cli::RunArgs;
+use crate::source::kube::{KubeOptions, KubeSource};
 use crate::source::{Changes, ManifestSource, Watch, WatchOptions};
 
 /// The source, with its way to say that there is something new.
@@ -16,17 +18,29 @@ pub(super) enum Feed {
         /// What the first look found.
         first: Option<Changes>,
     },
+    /// The API server.
+    Kube(KubeSource),
 }
 
 impl Feed {
     /// Opens what the flags name.
     ///
     /// # Errors
-    /// If there is no such directory.
-    pub(super) fn open(args: &RunArgs) -> Result<Self> {
+    /// If there is no such directory, or no way to an API server is known.
+    pub(super) async fn open(args: &RunArgs) -> Result<Self> {
+        let Some(directory) = &args.manifests else {
+            if args.node.is_empty() {
+                bail!(
+                    "the API server names pods by node, and this node's name is not known; give --node NAME, or set \
+                     NODE_NAME from spec.nodeName in the DaemonSet"
+                );
+            }
+            let options = KubeOptions { kubeconfig: args.kubeconfig.clone(), ..KubeOptions::default() };
+            return Ok(Self::Kube(KubeSource::connect(&options).await?));
+        };
         // The watch begins before the first read, so that nothing changes unseen in between.
-        let watch = Watch::new(&args.manifests, WatchOptions::default())?;
-        let (source, first) = ManifestSource::load(&args.manifests)?;
+        let watch = Watch::new(directory, WatchOptions::default())?;
+        let (source, first) = ManifestSource::load(directory)?;
         Ok(Self::Manifests { source, watch, first: Some(first) })
     }
 
@@ -38,6 +52,7 @@ impl Feed {
                     std::future::pending().await
                 }
             }
+            Self::Kube(source) => source.changed().await,
         }
     }
 
@@ -45,6 +60,7 @@ impl Feed {
     pub(super) fn take(&mut self) -> Changes {
         match self {
             Self::Manifests { source, first, .. } => first.take().unwrap_or_else(|| source.reload()),
+            Self::Kube(source) => source.take(),
         }
     }
 
@@ -52,6 +68,15 @@ impl Feed {
     pub(super) fn is_whole(&self) -> bool {
         match self {
             Self::Manifests { .. } => true,
+            Self::Kube(source) => source.is_synced(),
+        }
+    }
+
+    /// A client to ask the API server with, if that is where objects come from.
+    pub(super) fn client(&self) -> Option<Client> {
+        match self {
+            Self::Manifests { .. } => None,
+            Self::Kube(source) => Some(source.client()),
         }
     }
 }

@@ -130,7 +130,7 @@ fn pod_number(pod: usize) -> impl Strategy<Value = Pod> {
             key: key(PODS[pod]),
             uid: "".into(),
             static_uid: "".into(),
-            labels: Arc::new(labels),
+            labels: labels.into(),
             addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
             named_ports,
             host_ports: Vec::new(),
