@@ -147,6 +147,9 @@ impl Attachments {
 
     /// Looks at the node anew, for what time tells: true if there is a new alarm.
     pub fn look(&mut self, view: &NodeView, now: Instant) -> bool {
+        if let Strangers::Held { except } = &mut self.strangers {
+            except.retain(|ifindex| view.interfaces.contains_key(ifindex));
+        }
         let names: BTreeSet<&str> = view.interfaces.values().map(|interface| interface.name.as_str()).collect();
         self.leaving.retain(|name| names.contains(name.as_str()));
         let bodiless = self.records.values().map(|record| &record.attachment);
@@ -161,10 +164,10 @@ impl Attachments {
         !self.alarmed.is_subset(&before)
     }
 
-    /// True if some interface has no record that should have one: the runtime's cache may know it.
+    /// True if nobody told whose interface some of these are: the runtime's cache may know.
     #[must_use]
-    pub fn is_word_missing(&self) -> bool {
-        !self.silent.is_empty()
+    pub fn is_word_missing(&self, view: &NodeView) -> bool {
+        view.interfaces.values().any(|interface| !self.is_spoken_for(&interface.name))
     }
 
     /// Records that are without an interface for so long that it is gone.

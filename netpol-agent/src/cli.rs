@@ -6,6 +6,7 @@ use std::str::FromStr as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
+use crate::cni::conflist::AgentAbsent;
 use crate::datapath::apply::OnFailure;
 use crate::datapath::attach::AttachMode;
 use crate::flow::sink::Format;
@@ -79,6 +80,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR", default_value = "/run/netpol/attachments")]
     pub state_dir: PathBuf,
 
+    /// Flags about CNI.
+    #[command(flatten)]
+    pub cni: CniArgs,
+
     /// Name of this node, which an API server needs to be known by: pods whose spec.nodeName is another one are not looked
     /// for here. With --manifests it may be left out, and every pod's address is looked for.
     #[arg(long, value_name = "NAME", default_value = "", env = "NODE_NAME")]
@@ -128,6 +133,37 @@ pub struct RunArgs {
     /// CAP_NET_RAW.
     #[arg(long)]
     pub allow_any_source: bool,
+}
+
+/// Flags of `run` about CNI, by which pods are isolated before their first packet.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "CNI plugin")]
+pub struct CniArgs {
+    /// The container runtime's directory of network configurations, usually /etc/cni/net.d (k3s:
+    /// /var/lib/rancher/k3s/agent/etc/cni/net.d): one that calls netpol-cni is kept there, made of the first other. Without it
+    /// no plugin is installed, and a pod may send before the agent has found it.
+    #[arg(long, value_name = "DIR")]
+    pub cni_conf_dir: Option<PathBuf>,
+
+    /// The runtime's directory of plugins, where netpol-cni is copied to.
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+    pub cni_bin_dir: PathBuf,
+
+    /// The plugin to copy; by default netpol-cni beside this program.
+    #[arg(long, value_name = "FILE")]
+    pub cni_plugin: Option<PathBuf>,
+
+    /// libcni's cache of results, which tells of pods from before the plugin was installed.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/cni/results")]
+    pub cni_cache: PathBuf,
+
+    /// What becomes of a pod's start while the agent does not answer.
+    #[arg(long, value_enum, default_value_t)]
+    pub agent_absent: AgentAbsent,
+
+    /// Do not let the plugin look into a pod's network namespace for what other plugins do not tell.
+    #[arg(long)]
+    pub cni_stay_outside: bool,
 }
 
 /// Flags of `cleanup`.

@@ -8,6 +8,7 @@ mod attach;
 mod feed;
 mod start;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -20,8 +21,9 @@ use tokio::sync::mpsc;
 use self::asking::Asking;
 use self::attach::Waiting;
 use self::feed::Feed;
-use crate::attachments::{Attachments, Origin};
-use crate::cli::{EXIT_OK, RunArgs};
+use crate::attachments::Attachments;
+use crate::cli::{CniArgs, EXIT_OK, RunArgs};
+use crate::cni::install::CniInstaller;
 use crate::cni::records::Records;
 use crate::datapath::attach::Hooks;
 use crate::datapath::backstop;
@@ -53,6 +55,10 @@ struct Pipeline {
     adopted: bool,
     attachments: Attachments,
     records: Records,
+    cni: CniArgs,
+    socket: PathBuf,
+    /// Keeps the plugin where the runtime finds it.
+    installer: Option<CniInstaller>,
     /// ADDs that wait for their pod.
     waiting: Vec<Waiting>,
     /// Pods that were asked for, past the source.
@@ -96,6 +102,9 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
         adopted: datapath.adopted,
         attachments: Attachments::new(&args.node),
         records: Records::open(&args.state_dir)?,
+        cni: args.cni.clone(),
+        socket: args.socket.clone(),
+        installer: None,
         waiting: Vec::new(),
         asking,
         source_problems: Vec::new(),
@@ -110,12 +119,16 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
     };
     pipeline.look_for_others(args.mark_mask).await;
     pipeline.recall()?;
+    pipeline.attachments.set_strangers(pipeline.strangers());
     pipeline.reload().await;
     let (calls, mut called) = mpsc::channel(16);
     let _admin = Admin::start(&args.socket, calls)
         .with_context(|| format!("cannot make the socket {}; give another with --socket", args.socket.display()))?;
     let mut retry = tokio::time::interval(RETRY);
     loop {
+        if pipeline.begun && pipeline.installer.is_none() {
+            pipeline.install_plugin();
+        }
         tokio::select! {
             biased;
             _ = terminate.recv() => break,
@@ -123,6 +136,7 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
             Some(call) = called.recv() => pipeline.answer(call).await,
             () = pipeline.feed.changed() => pipeline.reload().await,
             Some(pod) = asked.recv() => pipeline.take_asked(pod),
+            () = installer_changed(&mut pipeline.installer) => pipeline.tell_problems(),
             () = pipeline.node.changed() => pipeline.enforce(),
             records = ring.next() => pipeline.print(records.context("cannot wait on the event ring")?),
             _ = retry.tick() => pipeline.retry(),
@@ -180,19 +194,6 @@ impl Pipeline {
         self.enforcer.take(events);
     }
 
-    /// Takes in what the plugin told an earlier agent.
-    fn recall(&mut self) -> Result<()> {
-        let (attachments, problems) = self.records.load()?;
-        problems.iter().for_each(say);
-        for attachment in attachments {
-            let key = attachment.key.clone();
-            if let Err(error) = self.attachments.add(attachment, Origin::Plugin) {
-                tracing::warn!(%key, %error, "cannot use the record of an attachment");
-            }
-        }
-        Ok(())
-    }
-
     /// Takes in what is new in the source, and enforces it as soon as the whole cluster was seen once.
     async fn reload(&mut self) {
         let changes = self.feed.take();
@@ -219,13 +220,18 @@ impl Pipeline {
         self.attachments.look(self.node.view(), started);
         self.enforcer.enforce(&self.view());
         self.look_for_pods();
+        self.tell_problems();
+        tracing::debug!(generation = self.enforcer.generation(), took = ?started.elapsed(), "enforced");
+        self.answer_waiting();
+    }
+
+    /// Says what is newly wrong.
+    fn tell_problems(&mut self) {
         let problems = self.problems();
         for problem in problems.iter().filter(|it| !self.said.contains(it)) {
             say(problem);
         }
         self.said = problems;
-        tracing::debug!(generation = self.enforcer.generation(), took = ?started.elapsed(), "enforced");
-        self.answer_waiting();
     }
 
     /// The node as netlink shows it, each interface bound to its pod where the plugin told whose it is.
@@ -246,6 +252,7 @@ impl Pipeline {
         let mut problems = self.enforcer.problems();
         problems.extend(self.view().problems);
         problems.extend_from_slice(&self.preflight);
+        problems.extend(self.installer.iter().flat_map(CniInstaller::problems).cloned());
         problems.extend(self.node.bridge_problems());
         problems
     }
@@ -349,6 +356,14 @@ impl Pipeline {
             }
         }
         json!({ "counters": counters, "translation": { "pods": translation, "total": total } })
+    }
+}
+
+/// Waits until the installer has found something out. Cancel safe.
+async fn installer_changed(installer: &mut Option<CniInstaller>) {
+    match installer {
+        Some(installer) => installer.changed().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -3,14 +3,18 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use netpol_common::abi::{Endpoint, EndpointFlags};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::Pipeline;
 use super::asking::Answer;
-use crate::attachments::Origin;
+use super::{Pipeline, say};
+use crate::attachments::{Origin, Strangers};
 use crate::cluster::model::{ClusterEvent, Object, ObjectRef};
+use crate::cni::install::{CniInstaller, InstallOptions};
 use crate::cni::protocol::{Attachment, AttachmentKey, CniAnswer, CniRequest};
+use crate::cni::records::RecordError;
+use crate::cni::{PLUGIN_TYPE, cache};
 use crate::problem::chain;
 
 /// How long an ADD waits; runtimes give up after minutes, and the kubelet tries again.
@@ -149,6 +153,88 @@ impl Pipeline {
         self.enforcer.why_not_enforced(interface, &pod)
     }
 
+    /// Takes in what the plugin told an earlier agent, and what the runtime knows of pods from before.
+    pub(super) fn recall(&mut self) -> Result<(), RecordError> {
+        let (attachments, problems) = self.records.load()?;
+        problems.iter().for_each(say);
+        for attachment in attachments {
+            let key = attachment.key.clone();
+            if let Err(error) = self.attachments.add(attachment, Origin::Plugin) {
+                tracing::warn!(%key, %error, "cannot use the record of an attachment");
+            }
+        }
+        self.ask_runtime();
+        Ok(())
+    }
+
+    /// What an interface of a pod counts as that nobody told of. Those that were there before the plugin, or that an earlier
+    /// agent had found, are looked for as before.
+    pub(super) fn strangers(&self) -> Strangers {
+        if self.cni.cni_conf_dir.is_none() {
+            return Strangers::Located;
+        }
+        let is_bound = |endpoint: &Endpoint| endpoint.has(EndpointFlags::HAS_V4) || endpoint.has(EndpointFlags::HAS_V6);
+        let found: BTreeSet<u32> =
+            self.enforcer.endpoints().iter().filter(|it| is_bound(&it.endpoint)).map(|it| it.ifindex).collect();
+        let before = self.node.view().interfaces.keys().copied();
+        Strangers::Held { except: before.filter(|ifindex| !self.adopted || found.contains(ifindex)).collect() }
+    }
+
+    /// Looks into the runtime's cache of results for interfaces that nobody told of; true if it told something new.
+    fn ask_runtime(&mut self) -> bool {
+        let view = self.node.view();
+        if !self.attachments.is_word_missing(view) {
+            return false;
+        }
+        let names: BTreeSet<&str> = view.interfaces.values().map(|interface| interface.name.as_str()).collect();
+        let directory = &self.cni.cni_cache;
+        let cached = match cache::read(directory, |name| names.contains(name)) {
+            Ok(cached) => cached,
+            Err(error) => {
+                let directory = directory.display();
+                tracing::debug!(%directory, %error, "cannot read the runtime's cache of CNI results");
+                return false;
+            }
+        };
+        let mut is_news = false;
+        for attachment in cached.attachments {
+            let (key, is_there) = (attachment.key.clone(), names.contains(attachment.host_interface.as_str()));
+            if !is_there || self.attachments.get(&key).is_some() {
+                continue;
+            }
+            match self.attachments.add(attachment, Origin::Cache) {
+                Ok(events) => {
+                    self.enforcer.take(events);
+                    is_news = true;
+                }
+                Err(error) => tracing::warn!(%key, %error, "cannot use a result of the runtime's cache"),
+            }
+        }
+        is_news
+    }
+
+    /// Keeps plugin and configuration in place from now on.
+    pub(super) fn install_plugin(&mut self) {
+        let Some(conf_dir) = self.cni.cni_conf_dir.clone() else { return };
+        let beside = || std::env::current_exe().map(|own| own.with_file_name(PLUGIN_TYPE));
+        let plugin_binary = match self.cni.cni_plugin.clone().map_or_else(beside, Ok) {
+            Ok(path) => path,
+            Err(error) => {
+                tracing::error!(%error, "cannot tell where netpol-cni is; give it with --cni-plugin");
+                return;
+            }
+        };
+        self.installer = Some(CniInstaller::start(InstallOptions {
+            conf_dir,
+            bin_dir: self.cni.cni_bin_dir.clone(),
+            plugin_binary,
+            socket: self.socket.clone(),
+            agent_absent: self.cni.agent_absent,
+            timeout_seconds: None,
+            enter_namespace: !self.cni.cni_stay_outside,
+        }));
+    }
+
     /// What time brings: alarms about interfaces that nobody told of, records that nobody will end.
     pub(super) fn tend_attachments(&mut self) {
         let now = Instant::now();
@@ -156,7 +242,7 @@ impl Pipeline {
         let left_behind = self.attachments.left_behind(now);
         if !left_behind.is_empty() {
             self.let_go(left_behind);
-        } else if is_alarm {
+        } else if self.ask_runtime() || is_alarm {
             self.enforce();
         }
         self.answer_waiting();
