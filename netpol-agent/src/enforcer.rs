@@ -6,6 +6,7 @@
 //! written: it may be in maps that the other does not know.
 
 mod exits;
+mod first;
 mod uplinks;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,7 @@ use crate::datapath::apply::Applier;
 use crate::datapath::attach::{AttachError, Hooks, Role};
 use crate::datapath::backstop::Backstop;
 use crate::datapath::desired::Touched;
+use crate::datapath::flows::FlowTables;
 use crate::datapath::store::KernelStore;
 use crate::datapath::takeover::Others;
 use crate::endpoints::{Endpoints, Local};
@@ -28,6 +30,7 @@ use crate::node::view::NodeView;
 use crate::policy::{Compiler, Provenance};
 use crate::problem::{Problem, Severity};
 use crate::services;
+use first::FirstInstall;
 use uplinks::Uplinks;
 
 pub use uplinks::UplinkStatus;
@@ -40,6 +43,7 @@ pub struct Enforcer {
     hooks: Hooks,
     endpoints: Endpoints,
     uplinks: Uplinks,
+    first: FirstInstall,
     backstop: Backstop,
     backstop_problem: Option<Problem>,
     /// Endpoints as they are in the maps, with hooks attached.
@@ -78,6 +82,8 @@ pub struct Parts {
     pub hooks: Hooks,
     /// Slots, with those that an earlier agent left.
     pub endpoints: Endpoints,
+    /// The flow tables, to be told of connections from before the first agent.
+    pub flows: FlowTables,
     /// Stops what would leave unjudged.
     pub backstop: Backstop,
     /// Interfaces where an earlier agent's programs run.
@@ -103,7 +109,8 @@ impl Enforcer {
     /// Joins the parts.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { compiler, applier, store, hooks, endpoints, backstop, live, others } = parts;
+        let Parts { compiler, applier, store, hooks, endpoints, flows, backstop, live, others } = parts;
+        let first = FirstInstall::new(flows, &hooks);
         Self {
             compiler,
             applier,
@@ -111,6 +118,7 @@ impl Enforcer {
             hooks,
             endpoints,
             uplinks: Uplinks::default(),
+            first,
             backstop,
             backstop_problem: None,
             attached: BTreeMap::new(),
@@ -163,6 +171,7 @@ impl Enforcer {
         if !self.backstop.is_made() {
             self.begin_backstop(view);
         }
+        self.observe(view);
         self.hold_new();
         if !is_takeover {
             // Else the others' hooks at uplinks, which are not told apart from none yet, still judge.
@@ -377,6 +386,7 @@ impl Enforcer {
         problems.extend_from_slice(self.endpoints.problems());
         problems.extend(self.failed.values().chain(self.overtaken.values()).cloned());
         problems.extend(self.uplinks.problems().cloned());
+        problems.extend(self.first.problem().cloned());
         problems.extend(self.backstop_problem.clone());
         problems.extend_from_slice(&self.apply_problems);
         problems.extend(self.role_problem.clone());

@@ -20,6 +20,7 @@ use crate::datapath::attach::Hooks;
 use crate::datapath::backstop::{self, Backstop};
 use crate::datapath::desired::Tables;
 use crate::datapath::events::EventRing;
+use crate::datapath::flows::FlowTables;
 use crate::datapath::housekeeping::Housekeeper;
 use crate::datapath::installed::Installed;
 use crate::datapath::loader::{self, Datapath, LoadOptions};
@@ -79,6 +80,7 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
         tokio::spawn(log);
     }
     keep_house(Housekeeper::open(&datapath.pins, datapath.config)?);
+    let flows = FlowTables::open(&datapath.pins, datapath.config)?;
     let node_config = NodeConfig { pod_interfaces: args.pod_interfaces.clone() };
     let mut ring = EventRing::new(datapath.events).context("cannot wait on the event ring")?;
     let hooks = Hooks::new(datapath.programs, datapath.pins, args.attach);
@@ -88,7 +90,7 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
         said: Vec::new(),
         node_name: args.node.clone(),
         node: Node::start(&node_config).await?,
-        enforcer: enforcer(args, datapath.store, hooks, datapath.others)?,
+        enforcer: enforcer(args, (datapath.store, flows), hooks, datapath.others)?,
         clock: clock()?,
         printer: Printer::start(args.output).context("cannot start the printer of drops")?,
         unknown_events: 0,
@@ -352,7 +354,12 @@ fn set_service_ranges(config: &mut Config, ranges: &[IpNet]) -> Result<()> {
     Ok(())
 }
 
-fn enforcer(args: &RunArgs, mut store: KernelStore, hooks: Hooks, others: Others) -> Result<Enforcer> {
+fn enforcer(
+    args: &RunArgs,
+    (mut store, flows): (KernelStore, FlowTables),
+    hooks: Hooks,
+    others: Others,
+) -> Result<Enforcer> {
     let left = takeover::left(&mut store, &others, &hooks)?;
     let actual = store.actual()?;
     let slots = u16::try_from(store.slots()).context("more slots than a flow key can name")?;
@@ -376,6 +383,7 @@ fn enforcer(args: &RunArgs, mut store: KernelStore, hooks: Hooks, others: Others
         store,
         hooks,
         endpoints,
+        flows,
         backstop: Backstop::new(args.mark_mask),
         live: left.live,
         others,
