@@ -366,11 +366,9 @@ impl Enforcer {
         self.compiler.state()
     }
 
-    /// Addresses that pods of this node may have: those of live pods that are not known to be on another node.
+    /// Addresses that pods of this node may have.
     pub fn candidate_addresses(&self, node: &str) -> BTreeSet<IpAddr> {
-        let here = |pod: &&Arc<Pod>| node.is_empty() || pod.node.is_empty() || &*pod.node == node;
-        let pods = self.compiler.state().pods().filter(|pod| is_live(pod) && !pod.host_network).filter(here);
-        pods.flat_map(|pod| pod.addresses.iter().copied()).collect()
+        candidate_addresses(self.compiler.state(), node)
     }
 
     /// What allows and isolates whom.
@@ -462,8 +460,15 @@ fn pod_name(provenance: &Provenance, slot: u16) -> String {
     provenance.pod(slot).map_or_else(|| format!("the pod in slot {slot}"), ToString::to_string)
 }
 
+/// Addresses that pods of this node may have: those of live pods that are not known to be on another node.
+pub(crate) fn candidate_addresses(state: &ClusterState, node: &str) -> BTreeSet<IpAddr> {
+    let here = |pod: &&Arc<Pod>| node.is_empty() || pod.node.is_empty() || &*pod.node == node;
+    let pods = state.pods().filter(|pod| is_live(pod) && !pod.host_network).filter(here);
+    pods.flat_map(|pod| pod.addresses.iter().copied()).collect()
+}
+
 /// The one live pod with a network of its own that claims an address.
-fn own_pod_at(state: &ClusterState, address: IpAddr) -> Option<Arc<Pod>> {
+pub(crate) fn own_pod_at(state: &ClusterState, address: IpAddr) -> Option<Arc<Pod>> {
     let mut claimants = state.claimants(address).filter_map(|key| state.pod(key)).filter(|pod| !pod.host_network);
     let first = claimants.next()?;
     claimants.next().is_none().then(|| first.clone())

@@ -305,7 +305,8 @@ fn say(problem: &Problem) {
     }
 }
 
-fn load_options(args: &RunArgs) -> Result<LoadOptions> {
+/// What to load, as the flags say.
+pub(crate) fn load_options(args: &RunArgs) -> Result<LoadOptions> {
     let mut config = loader::default_config()?.with_mark_mask(args.mark_mask);
     let slots_in_mark = Mark::slots(args.mark_mask);
     if u32::from(args.max_pods) > slots_in_mark {

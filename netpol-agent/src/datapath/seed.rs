@@ -54,12 +54,12 @@ pub struct Seeds {
     pub backends: Vec<(BackendKey, Backend)>,
 }
 
-/// Who refuses a packet, and why.
+/// Who refuses a connection, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Refusal {
     /// The pod whose policy it is.
     pub slot: u16,
-    /// Which of its directions.
+    /// In which of its directions the connection was opened, and does not count as allowed.
     pub direction: Direction,
     /// The hook's word.
     pub reason: Reason,
@@ -131,7 +131,11 @@ impl Replay {
     #[must_use]
     pub fn refusal(&self, connection: &Connection) -> Option<Refusal> {
         const DATA: u8 = tcp_flag::ACK;
-        [Side::Opener, Side::Answerer].into_iter().find_map(|side| self.pass(connection, side, DATA).err())
+        let refused =
+            [Side::Opener, Side::Answerer].into_iter().find_map(|side| self.pass(connection, side, DATA).err())?;
+        // Whichever packet meets it first: what is judged is the opener's.
+        let opened_here = self.pods.get(&connection.original.source) == Some(&refused.slot);
+        Some(Refusal { direction: if opened_here { Direction::Egress } else { Direction::Ingress }, ..refused })
     }
 
     /// Everything that was opened.
