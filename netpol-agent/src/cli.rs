@@ -64,7 +64,12 @@ pub struct RunArgs {
     #[arg(long, requires = "manifests")]
     pub check: bool,
 
-    /// How drops (and the report of --check) are printed.
+    /// Only list the open connections of this node's pods that the policies would cut, and end. Loads and attaches nothing;
+    /// needs CAP_NET_ADMIN, as the kernel's conntrack says what is open. The exit code is 0 whether or not there are any.
+    #[arg(long, conflicts_with = "check")]
+    pub dry_run: bool,
+
+    /// How drops (and the reports of --check and --dry-run) are printed.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
 

@@ -6,6 +6,7 @@
 //! written: it may be in maps that the other does not know.
 
 mod exits;
+mod first;
 mod uplinks;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,7 @@ use crate::datapath::apply::Applier;
 use crate::datapath::attach::{AttachError, Hooks, Role};
 use crate::datapath::backstop::Backstop;
 use crate::datapath::desired::Touched;
+use crate::datapath::flows::FlowTables;
 use crate::datapath::store::KernelStore;
 use crate::datapath::takeover::Others;
 use crate::endpoints::{Endpoints, Local};
@@ -28,6 +30,7 @@ use crate::node::view::NodeView;
 use crate::policy::{Compiler, Provenance};
 use crate::problem::{Problem, Severity};
 use crate::services;
+use first::FirstInstall;
 use uplinks::Uplinks;
 
 pub use uplinks::UplinkStatus;
@@ -40,6 +43,7 @@ pub struct Enforcer {
     hooks: Hooks,
     endpoints: Endpoints,
     uplinks: Uplinks,
+    first: FirstInstall,
     backstop: Backstop,
     backstop_problem: Option<Problem>,
     /// Endpoints as they are in the maps, with hooks attached.
@@ -78,6 +82,8 @@ pub struct Parts {
     pub hooks: Hooks,
     /// Slots, with those that an earlier agent left.
     pub endpoints: Endpoints,
+    /// The flow tables, to be told of connections from before the first agent.
+    pub flows: FlowTables,
     /// Stops what would leave unjudged.
     pub backstop: Backstop,
     /// Interfaces where an earlier agent's programs run.
@@ -103,7 +109,8 @@ impl Enforcer {
     /// Joins the parts.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { compiler, applier, store, hooks, endpoints, backstop, live, others } = parts;
+        let Parts { compiler, applier, store, hooks, endpoints, flows, backstop, live, others } = parts;
+        let first = FirstInstall::new(flows, &hooks);
         Self {
             compiler,
             applier,
@@ -111,6 +118,7 @@ impl Enforcer {
             hooks,
             endpoints,
             uplinks: Uplinks::default(),
+            first,
             backstop,
             backstop_problem: None,
             attached: BTreeMap::new(),
@@ -163,6 +171,7 @@ impl Enforcer {
         if !self.backstop.is_made() {
             self.begin_backstop(view);
         }
+        self.observe(view);
         self.hold_new();
         if !is_takeover {
             // Else the others' hooks at uplinks, which are not told apart from none yet, still judge.
@@ -365,11 +374,9 @@ impl Enforcer {
         self.compiler.state()
     }
 
-    /// Addresses that pods of this node may have: those of live pods that are not known to be on another node.
+    /// Addresses that pods of this node may have.
     pub fn candidate_addresses(&self, node: &str) -> BTreeSet<IpAddr> {
-        let here = |pod: &&Arc<Pod>| node.is_empty() || pod.node.is_empty() || &*pod.node == node;
-        let pods = self.compiler.state().pods().filter(|pod| is_live(pod) && !pod.host_network).filter(here);
-        pods.flat_map(|pod| pod.addresses.iter().copied()).collect()
+        candidate_addresses(self.compiler.state(), node)
     }
 
     /// What allows and isolates whom.
@@ -385,6 +392,7 @@ impl Enforcer {
         problems.extend_from_slice(self.endpoints.problems());
         problems.extend(self.failed.values().chain(self.overtaken.values()).cloned());
         problems.extend(self.uplinks.problems().cloned());
+        problems.extend(self.first.problem().cloned());
         problems.extend(self.backstop_problem.clone());
         problems.extend_from_slice(&self.apply_problems);
         problems.extend(self.role_problem.clone());
@@ -479,8 +487,15 @@ fn pod_name(provenance: &Provenance, slot: u16) -> String {
     provenance.pod(slot).map_or_else(|| format!("the pod in slot {slot}"), ToString::to_string)
 }
 
+/// Addresses that pods of this node may have: those of live pods that are not known to be on another node.
+pub(crate) fn candidate_addresses(state: &ClusterState, node: &str) -> BTreeSet<IpAddr> {
+    let here = |pod: &&Arc<Pod>| node.is_empty() || pod.node.is_empty() || &*pod.node == node;
+    let pods = state.pods().filter(|pod| is_live(pod) && !pod.host_network).filter(here);
+    pods.flat_map(|pod| pod.addresses.iter().copied()).collect()
+}
+
 /// The one live pod with a network of its own that claims an address.
-fn own_pod_at(state: &ClusterState, address: IpAddr) -> Option<Arc<Pod>> {
+pub(crate) fn own_pod_at(state: &ClusterState, address: IpAddr) -> Option<Arc<Pod>> {
     let mut claimants = state.claimants(address).filter_map(|key| state.pod(key)).filter(|pod| !pod.host_network);
     let first = claimants.next()?;
     claimants.next().is_none().then(|| first.clone())

@@ -18,6 +18,7 @@ pub mod cli;
 pub mod cluster;
 pub mod cni;
 pub mod datapath;
+pub mod dry_run;
 pub mod endpoints;
 pub mod enforcer;
 pub mod flow;

@@ -8,7 +8,7 @@ use netpol_agent::cli::{Cli, Command, EXIT_FAILURE, EXIT_OK};
 use netpol_agent::datapath::pins::PinDir;
 use netpol_agent::datapath::{attach, backstop};
 use netpol_agent::problem::chain;
-use netpol_agent::{check, pipeline};
+use netpol_agent::{check, dry_run, pipeline};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -25,12 +25,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
     start_log();
     match cli.command {
         Command::Run(args) if args.check => check::run(&args),
-        Command::Run(args) => tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .context("cannot start the runtime")?
-            .block_on(pipeline::run(&args)),
+        Command::Run(args) if args.dry_run => runtime()?.block_on(dry_run::run(&args)),
+        Command::Run(args) => runtime()?.block_on(pipeline::run(&args)),
         Command::Cleanup(args) => {
             let pins = PinDir::at(&args.bpffs)?;
             let _lock = pins.lock_if_present()?;
@@ -45,6 +41,11 @@ fn run(cli: Cli) -> Result<ExitCode> {
             Ok(ExitCode::from(EXIT_OK))
         }
     }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(2).enable_all().build().context("cannot start the runtime")
 }
 
 /// The log goes to standard error, at `info` unless RUST_LOG says otherwise; coloured on a terminal only.

@@ -5,8 +5,8 @@
 
 mod asking;
 mod attach;
-mod feed;
-mod start;
+pub(crate) mod feed;
+pub(crate) mod start;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -28,6 +28,7 @@ use crate::cni::records::Records;
 use crate::datapath::attach::Hooks;
 use crate::datapath::backstop;
 use crate::datapath::events::EventRing;
+use crate::datapath::flows::FlowTables;
 use crate::datapath::housekeeping::Housekeeper;
 use crate::datapath::loader::{self, Datapath};
 use crate::enforcer::Enforcer;
@@ -92,6 +93,7 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
         tokio::spawn(log);
     }
     keep_house(Housekeeper::open(&datapath.pins, datapath.config)?);
+    let flows = FlowTables::open(&datapath.pins, datapath.config)?;
     let node_config = NodeConfig { pod_interfaces: args.pod_interfaces.clone() };
     let mut ring = EventRing::new(datapath.events).context("cannot wait on the event ring")?;
     let hooks = Hooks::new(datapath.programs, datapath.pins, args.attach);
@@ -111,7 +113,7 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
         said: Vec::new(),
         node_name: args.node.clone(),
         node: Node::start(&node_config).await?,
-        enforcer: start::enforcer(args, datapath.store, hooks, datapath.others)?,
+        enforcer: start::enforcer(args, (datapath.store, flows), hooks, datapath.others)?,
         clock: start::clock()?,
         printer: Printer::start(args.output).context("cannot start the printer of drops")?,
         unknown_events: 0,

@@ -1,5 +1,7 @@
 //! Where cluster objects come from while the agent runs: manifests in a directory, or the API server.
 
+use std::time::Duration;
+
 use anyhow::{Result, bail};
 use kube::Client;
 
@@ -8,7 +10,7 @@ use crate::source::kube::{KubeOptions, KubeSource};
 use crate::source::{Changes, ManifestSource, Watch, WatchOptions};
 
 /// The source, with its way to say that there is something new.
-pub(super) enum Feed {
+pub(crate) enum Feed {
     /// A directory.
     Manifests {
         /// What is in force of it.
@@ -27,7 +29,7 @@ impl Feed {
     ///
     /// # Errors
     /// If there is no such directory, or no way to an API server is known.
-    pub(super) async fn open(args: &RunArgs) -> Result<Self> {
+    pub(crate) async fn open(args: &RunArgs) -> Result<Self> {
         let Some(directory) = &args.manifests else {
             if args.node.is_empty() {
                 bail!(
@@ -45,7 +47,7 @@ impl Feed {
     }
 
     /// Waits until there may be something new. Cancel safe.
-    pub(super) async fn changed(&mut self) {
+    pub(crate) async fn changed(&mut self) {
         match self {
             Self::Manifests { watch, .. } => {
                 if watch.changed().await.is_none() {
@@ -57,15 +59,40 @@ impl Feed {
     }
 
     /// What is new.
-    pub(super) fn take(&mut self) -> Changes {
+    pub(crate) fn take(&mut self) -> Changes {
         match self {
             Self::Manifests { source, first, .. } => first.take().unwrap_or_else(|| source.reload()),
             Self::Kube(source) => source.take(),
         }
     }
 
+    /// Waits until all there is was seen, and returns it.
+    ///
+    /// # Errors
+    /// If the API server does not tell all of it within `limit`.
+    pub(crate) async fn whole(&mut self, limit: Duration) -> Result<Changes> {
+        let wait = async {
+            while !self.is_whole() {
+                self.changed().await;
+            }
+            self.take()
+        };
+        match tokio::time::timeout(limit, wait).await {
+            Ok(changes) => Ok(changes),
+            Err(_elapsed) => bail!("the API server did not tell all of the cluster within {limit:?}{}", self.why_not()),
+        }
+    }
+
+    /// What keeps the API server from telling.
+    fn why_not(&self) -> String {
+        let Self::Kube(source) = self else { return String::new() };
+        let errors =
+            source.health().kinds.into_iter().filter_map(|kind| Some(format!("; {}: {}", kind.kind, kind.error?)));
+        errors.collect()
+    }
+
     /// True once all there is was seen: nothing may be enforced before.
-    pub(super) fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         match self {
             Self::Manifests { .. } => true,
             Self::Kube(source) => source.is_synced(),
@@ -73,7 +100,7 @@ impl Feed {
     }
 
     /// A client to ask the API server with, if that is where objects come from.
-    pub(super) fn client(&self) -> Option<Client> {
+    pub(crate) fn client(&self) -> Option<Client> {
         match self {
             Self::Manifests { .. } => None,
             Self::Kube(source) => Some(source.client()),

@@ -12,6 +12,7 @@ use crate::datapath::apply::Applier;
 use crate::datapath::attach::Hooks;
 use crate::datapath::backstop::Backstop;
 use crate::datapath::desired::Tables;
+use crate::datapath::flows::FlowTables;
 use crate::datapath::installed::Installed;
 use crate::datapath::loader::{self, LoadOptions};
 use crate::datapath::sizing::Sizing;
@@ -22,7 +23,8 @@ use crate::enforcer::{Enforcer, Parts};
 use crate::flow::enrich::Clock;
 use crate::policy::{Compiler, Limits};
 
-pub(super) fn load_options(args: &RunArgs) -> Result<LoadOptions> {
+/// What to load, as the flags say.
+pub(crate) fn load_options(args: &RunArgs) -> Result<LoadOptions> {
     let mut config = loader::default_config()?.with_mark_mask(args.mark_mask);
     let slots_in_mark = Mark::slots(args.mark_mask);
     if u32::from(args.max_pods) > slots_in_mark {
@@ -71,7 +73,12 @@ fn set_service_ranges(config: &mut Config, ranges: &[IpNet]) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn enforcer(args: &RunArgs, mut store: KernelStore, hooks: Hooks, others: Others) -> Result<Enforcer> {
+pub(super) fn enforcer(
+    args: &RunArgs,
+    (mut store, flows): (KernelStore, FlowTables),
+    hooks: Hooks,
+    others: Others,
+) -> Result<Enforcer> {
     let left = takeover::left(&mut store, &others, &hooks)?;
     let actual = store.actual()?;
     let slots = u16::try_from(store.slots()).context("more slots than a flow key can name")?;
@@ -95,6 +102,7 @@ pub(super) fn enforcer(args: &RunArgs, mut store: KernelStore, hooks: Hooks, oth
         store,
         hooks,
         endpoints,
+        flows,
         backstop: Backstop::new(args.mark_mask),
         live: left.live,
         others,

@@ -327,6 +327,20 @@ pub fn cleanup(node: &NodePlace, version: Version) -> Result<()> {
     Ok(())
 }
 
+/// What `netpol-agent run --dry-run` says on a node of the run's manifests. It has no more privilege than it says it needs.
+///
+/// # Errors
+/// If it fails.
+pub fn dry_run(cluster: &Cluster, node: &str, arguments: &[&str]) -> Result<String> {
+    let mut command = Command::new(binary()?);
+    command.arg("run").arg("--dry-run").arg("--manifests").arg(cluster.run().manifests()).arg("--node").arg(node);
+    command.args(arguments);
+    confine::confine(&mut command, Some(cluster.node(node)?.namespace()))?;
+    let output = command.output().context("cannot run the dry run")?;
+    ensure!(output.status.success(), "dry run: {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
+}
+
 fn ask(socket: &Path, request: &Value, limit: Duration) -> Result<Value> {
     let mut stream = UnixStream::connect(socket).with_context(|| format!("cannot reach {}", socket.display()))?;
     stream.set_read_timeout(Some(limit))?;

@@ -13,8 +13,9 @@ mod message;
 use std::collections::BTreeSet;
 use std::io;
 
-use message::{Action, Answer, Attributes, Batch, Writer, answers, list_rules};
-use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use message::{Action, Batch, list_rules};
+
+use super::nfnetlink::{Answer, Attributes, Writer, answers, connect};
 
 /// Our table, in family `inet`.
 const TABLE: &str = "netpol";
@@ -273,13 +274,6 @@ fn counter_of(rule: Attributes<'_>) -> Option<Dropped> {
     Some(Dropped { bytes: counter.long(1)?, packets: counter.long(2)? })
 }
 
-fn connect() -> io::Result<Socket> {
-    let mut socket = Socket::new(NETLINK_NETFILTER)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    Ok(socket)
-}
-
 /// Sends a batch and waits for the last acknowledgement, or the first refusal.
 fn carry_out(batch: Batch) -> io::Result<()> {
     let (bytes, last) = batch.finish();
@@ -290,7 +284,7 @@ fn carry_out(batch: Batch) -> io::Result<()> {
         for answer in answers(&datagram) {
             match answer {
                 Answer::Result { error: 0, sequence } if sequence == last => return Ok(()),
-                Answer::Result { error: 0, .. } | Answer::Done | Answer::Object(_) => {}
+                Answer::Result { error: 0, .. } | Answer::Done { .. } | Answer::Object { .. } => {}
                 Answer::Result { error, .. } => return Err(io::Error::from_raw_os_error(error)),
             }
         }
@@ -306,13 +300,15 @@ fn ask(request: &[u8]) -> io::Result<Option<Dropped>> {
         let (datagram, _) = socket.recv_from_full()?;
         for answer in answers(&datagram) {
             match answer {
-                Answer::Done | Answer::Result { error: 0, .. } => return Ok(found),
-                Answer::Result { error, .. } => return Err(io::Error::from_raw_os_error(error)),
+                Answer::Done { error: 0 } | Answer::Result { error: 0, .. } => return Ok(found),
+                Answer::Done { error } | Answer::Result { error, .. } => {
+                    return Err(io::Error::from_raw_os_error(error));
+                }
                 // Kernels that do not filter by themselves list the rules of every table.
-                Answer::Object(rule) if rule.is_text(1, TABLE) && rule.is_text(2, CHAIN) => {
+                Answer::Object { attributes: rule, .. } if rule.is_text(1, TABLE) && rule.is_text(2, CHAIN) => {
                     found = found.or_else(|| counter_of(rule));
                 }
-                Answer::Object(_) => {}
+                Answer::Object { .. } => {}
             }
         }
     }
