@@ -21,6 +21,7 @@ pub mod datapath;
 pub mod endpoints;
 pub mod enforcer;
 pub mod flow;
+pub mod near;
 pub mod node;
 pub mod observe;
 pub mod pipeline;
