@@ -15,6 +15,7 @@ compile_error!("the feature `next-abi` is for tests of upgrades and never shippe
 pub mod attachments;
 pub mod check;
 pub mod cli;
+pub mod client;
 pub mod cluster;
 pub mod cni;
 pub mod datapath;
@@ -22,6 +23,7 @@ pub mod dry_run;
 pub mod endpoints;
 pub mod enforcer;
 pub mod flow;
+pub mod near;
 pub mod node;
 pub mod observe;
 pub mod pipeline;
