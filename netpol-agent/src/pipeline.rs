@@ -207,7 +207,14 @@ impl Pipeline {
         self.take(changes);
         if self.begun {
             self.enforce();
-        } else if self.feed.is_whole() {
+        } else {
+            self.begin().await;
+        }
+    }
+
+    /// Begins to enforce, if the whole cluster was seen.
+    async fn begin(&mut self) {
+        if self.feed.is_whole() {
             self.begun = true;
             self.settle().await;
             let (pods, policies) = (self.enforcer.statuses().len(), self.enforcer.cluster().policies().count());
@@ -305,9 +312,12 @@ impl Pipeline {
             Asked::Plugin(request) => return self.serve_plugin(request, call.answer).await,
             Asked::Operator(Request::Sync) => {
                 self.node.catch_up().await;
-                self.reload().await;
+                let changes = self.feed.take();
+                self.take(changes);
                 if self.begun {
                     self.settle().await;
+                } else {
+                    self.begin().await;
                 }
                 self.status()
             }
