@@ -145,10 +145,8 @@ mod tests {
         assert_eq!(read(&parse(r#"{"interfaces":null}"#), "eth0").unwrap(), Found::default());
         let unnumbered = read(&parse(r#"{"ips":[{"address":"10.0.0.5/16"}]}"#), "eth0").unwrap();
         assert_eq!(unnumbered.addresses, ["10.0.0.5".parse::<IpAddr>().unwrap()]);
-        assert_eq!(
-            read(&parse(r#"{"ips":[{"interface":-1,"address":"10.0.0.5/16"}]}"#), "eth0").unwrap().addresses,
-            []
-        );
+        let elsewhere = parse(r#"{"ips":[{"interface":-1,"address":"10.0.0.5/16"}]}"#);
+        assert!(read(&elsewhere, "eth0").unwrap().addresses.is_empty());
         for (text, wanted) in [
             (r"null", ResultError::NotAnObject("null")),
             (r#"{"ips":3}"#, ResultError::NotAList("ips")),
