@@ -13,15 +13,15 @@ use crate::netns::Namespace;
 use crate::netns::run::Run;
 
 /// The network configuration that Flannel's plugin comes to: it hands this on to `bridge`, and `portmap` follows. `DATA` is
-/// where `host-local` keeps addresses.
+/// where `host-local` keeps addresses. (Flannel gives a route to the whole network besides, which Debian's `bridge` does not find
+/// again in its own CHECK.)
 pub const FLANNEL: &str = r#"{
   "name": "cbr0",
   "cniVersion": "0.3.1",
   "plugins": [
     {"type": "bridge", "bridge": "cni0", "mtu": 1450, "hairpinMode": true, "isGateway": true, "isDefaultGateway": true,
      "ipMasq": false,
-     "ipam": {"type": "host-local", "dataDir": "DATA", "ranges": [[{"subnet": "10.244.1.0/24"}], [{"subnet": "fd00:10:244:1::/64"}]],
-              "routes": [{"dst": "10.244.0.0/16"}]}},
+     "ipam": {"type": "host-local", "dataDir": "DATA", "ranges": [[{"subnet": "10.244.1.0/24"}], [{"subnet": "fd00:10:244:1::/64"}]]}},
     {"type": "portmap", "capabilities": {"portMappings": true}}
   ]
 }
