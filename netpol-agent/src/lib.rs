@@ -22,6 +22,7 @@ pub mod dry_run;
 pub mod endpoints;
 pub mod enforcer;
 pub mod flow;
+pub mod near;
 pub mod node;
 pub mod observe;
 pub mod pipeline;

@@ -204,11 +204,22 @@ pub struct Rule {
     pub ports: Ports,
 }
 
+/// Which version of an object this is, as the API server counts: `generation` grows with each change of the spec.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectVersion {
+    /// metadata.uid: another object of the same name has another.
+    pub uid: Arc<str>,
+    /// metadata.generation.
+    pub generation: i64,
+}
+
 /// A NetworkPolicy, policyTypes resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkPolicy {
     /// Namespace and name.
     pub key: PolicyKey,
+    /// Which version of the object it was read from; none in manifests. Says what is enforced, decides nothing.
+    pub version: Option<ObjectVersion>,
     /// Which pods of the namespace it isolates.
     pub subjects: Selector,
     /// Rules if the policy isolates for ingress (an empty list lets nobody in); `None` if it does not.

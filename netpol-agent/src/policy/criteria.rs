@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::cluster::model::{IpBlock, Labels, Pod, Protocol, Requirement, Selector};
+use crate::cluster::model::{IpBlock, Labels, Pod, Protocol, Selector};
 
 /// Number of a [`Criterion`], never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -111,10 +111,10 @@ impl fmt::Display for Criterion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pods { namespaces: Namespaces::Named(name), pods } => {
-                write!(f, "pods {} in namespace {name}", Shown(pods))
+                write!(f, "pods {pods} in namespace {name}")
             }
             Self::Pods { namespaces: Namespaces::Matching(selector), pods } => {
-                write!(f, "pods {} in namespaces {}", Shown(pods), Shown(selector))
+                write!(f, "pods {pods} in namespaces {selector}")
             }
             Self::Block(block) if block.except.is_empty() => write!(f, "ipBlock {}", block.cidr),
             Self::Block(block) => {
@@ -124,30 +124,5 @@ impl fmt::Display for Criterion {
             Self::PortName { name, protocol } => write!(f, "port name {name}/{protocol:?}"),
             Self::NamedPort { name, protocol, port } => write!(f, "port {name}={port}/{protocol:?}"),
         }
-    }
-}
-
-/// A selector in the notation of `kubectl get -l`.
-struct Shown<'a>(&'a Selector);
-
-impl fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.requirements.is_empty() {
-            return f.write_str("{}");
-        }
-        let shown: Vec<String> = self.0.requirements.iter().map(requirement).collect();
-        f.write_str(&shown.join(","))
-    }
-}
-
-fn requirement(requirement: &Requirement) -> String {
-    match requirement {
-        Requirement::In(key, values) => match values.as_slice() {
-            [value] => format!("{key}={value}"),
-            values => format!("{key} in ({})", values.join(",")),
-        },
-        Requirement::NotIn(key, values) => format!("{key} notin ({})", values.join(",")),
-        Requirement::Exists(key) => key.to_string(),
-        Requirement::DoesNotExist(key) => format!("!{key}"),
     }
 }

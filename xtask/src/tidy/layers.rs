@@ -60,7 +60,11 @@ const LAYERS: &[Layer] = &[
     pure_datapath("netpol-agent/src/datapath/plan"),
     Layer { path: "netpol-agent/src/datapath", may_use: Some(&["problem"]), never: &["kube", "k8s_openapi"] },
     Layer { path: "netpol-agent/src/node", may_use: Some(&["problem"]), never: &["kube", "k8s_openapi", "aya"] },
-    Layer { path: "netpol-agent/src/source", may_use: Some(&["problem", "cluster"]), never: &["aya", "rtnetlink"] },
+    Layer {
+        path: "netpol-agent/src/source",
+        may_use: Some(&["problem", "near", "cluster"]),
+        never: &["aya", "rtnetlink"],
+    },
     Layer {
         path: "netpol-agent/src/flow",
         may_use: Some(&[

@@ -142,8 +142,9 @@ fn pod_number(pod: usize) -> impl Strategy<Value = Pod> {
 }
 
 fn policy() -> impl Strategy<Value = NetworkPolicy> {
-    (select(POLICIES.to_vec()), selector(), rules(), rules())
-        .prop_map(|(name, subjects, ingress, egress)| NetworkPolicy { key: key(name), subjects, ingress, egress })
+    (select(POLICIES.to_vec()), selector(), rules(), rules()).prop_map(|(name, subjects, ingress, egress)| {
+        NetworkPolicy { key: key(name), version: None, subjects, ingress, egress }
+    })
 }
 
 fn event() -> impl Strategy<Value = ClusterEvent> {

@@ -221,7 +221,13 @@ pub(super) fn namespace(name: &str, words: &str) -> Object {
 }
 
 pub(super) fn policy(name: &str, subjects: &str, ingress: Option<Vec<Rule>>, egress: Option<Vec<Rule>>) -> Object {
-    Object::NetworkPolicy(NetworkPolicy { key: key(name), subjects: selector(subjects), ingress, egress })
+    Object::NetworkPolicy(NetworkPolicy {
+        key: key(name),
+        version: None,
+        subjects: selector(subjects),
+        ingress,
+        egress,
+    })
 }
 
 pub(super) fn rule(peers: Peers, ports: Ports) -> Rule {

@@ -1,4 +1,4 @@
-//! metadata -> name, namespace, labels, uid.
+//! metadata -> name, namespace, labels, uid, version.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use super::Identity;
 use super::kinds::Kind;
 use super::names::{is_dns_label, is_dns_subdomain, is_label_key, is_label_value};
 use super::report::{Report, child, quote, show, suggestion, typed};
-use crate::cluster::model::{Labels, ObjectKey, ObjectRef};
+use crate::cluster::model::{Labels, ObjectKey, ObjectRef, ObjectVersion};
 
 const READ: [&str; 4] = ["name", "namespace", "labels", "uid"];
 /// What the kubelet annotates mirror pods with: the UID that it gave the static pod itself.
@@ -22,6 +22,8 @@ pub(super) struct Head {
     pub(super) labels: Labels,
     pub(super) uid: String,
     pub(super) static_uid: String,
+    /// If the API server has been there.
+    pub(super) version: Option<ObjectVersion>,
     /// Whether the labels (and all else) are as written.
     pub(super) sound: bool,
 }
@@ -53,7 +55,8 @@ pub(super) fn head(
     let namespace = namespace(report, kind, meta, effect)?.unwrap_or_else(|| name.clone());
     let sound = unknown_fields(report, kind, meta, effect)?;
     let key = ObjectKey::new(&namespace, &name);
-    let mut head = Head { key, labels: Labels::new(), uid: String::new(), static_uid: String::new(), sound };
+    let (uid, static_uid) = (String::new(), String::new());
+    let mut head = Head { key, labels: Labels::new(), uid, static_uid, version: None, sound };
     report.name(head.reference(kind).to_string());
     // Labels of policies and services are nobody's business.
     let labels_count = matches!(kind, Kind::Pod | Kind::Namespace);
@@ -61,6 +64,11 @@ pub(super) fn head(
         Ok(read) => {
             head.uid = read.value.uid.unwrap_or_default();
             head.static_uid = read.value.annotations.and_then(|mut all| all.remove(CONFIG_HASH)).unwrap_or_default();
+            let uid = Some(head.uid.as_str()).filter(|uid| !uid.is_empty());
+            head.version = uid.zip(read.value.generation).map(|(uid, generation)| {
+                let uid = uid.into();
+                ObjectVersion { uid, generation }
+            });
             if labels_count {
                 labels(report, read.value.labels.unwrap_or_default(), &mut head, effect);
             }

@@ -9,10 +9,11 @@
 use serde_json::{Map, Value};
 
 use super::Head;
-use super::report::{Report, child, index, near_miss, quote, show, suggestion};
+use super::report::{Report, child, index, quote, show, suggestion};
 use super::rule::{Section, rules};
 use super::selector::{self, DecodedSelector};
 use crate::cluster::model::{NetworkPolicy, Rule, Selector};
+use crate::near::near_miss;
 
 /// `status` was there from 1.24 to 1.27.
 const TOP: [&str; 5] = ["apiVersion", "kind", "metadata", "spec", "status"];
@@ -43,7 +44,7 @@ pub(super) fn decode(report: &mut Report, head: Head, object: &Map<String, Value
     };
     let ingress = directions.resolve(report, Section::Ingress, spec);
     let egress = directions.resolve(report, Section::Egress, spec);
-    NetworkPolicy { key: head.key, subjects: subjects.selector, ingress, egress }
+    NetworkPolicy { key: head.key, version: head.version, subjects: subjects.selector, ingress, egress }
 }
 
 fn deny_all(namespace: &str) -> String {

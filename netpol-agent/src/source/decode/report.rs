@@ -5,6 +5,7 @@
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::near::near_miss;
 use crate::problem::{Problem, Severity};
 
 /// Longest piece of input shown in a message.
@@ -180,40 +181,4 @@ fn tracked_path(root: &str, path: &serde_path_to_error::Path) -> String {
 /// ` (did you mean "ingress"?)` where `word` is a slip of one of `known`, else nothing.
 pub(super) fn suggestion(word: &str, known: &[&str]) -> String {
     near_miss(word, known).map_or_else(String::new, |meant| format!(" (did you mean {meant:?}?)"))
-}
-
-/// The word of `known` that `word` is probably a misspelling of: the nearest, within two edits (one in a short word).
-pub(super) fn near_miss<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
-    if word.len() > SHOWN {
-        return None;
-    }
-    let distances = known.iter().map(|meant| (edits(&word.to_lowercase(), &meant.to_lowercase()), *meant));
-    let near = distances.filter(|(distance, meant)| *distance <= if meant.len() >= 6 { 2 } else { 1 });
-    near.min_by_key(|(distance, _)| *distance).map(|(_, meant)| meant)
-}
-
-/// How far apart two words are; letters that changed places are one edit.
-fn edits(left: &str, right: &str) -> usize {
-    let sorted = |word: &str| {
-        let mut letters: Vec<char> = word.chars().collect();
-        letters.sort_unstable();
-        letters
-    };
-    if left != right && sorted(left) == sorted(right) { 1 } else { distance(left, right) }
-}
-
-/// Levenshtein distance.
-fn distance(left: &str, right: &str) -> usize {
-    let right: Vec<char> = right.chars().collect();
-    let mut row: Vec<usize> = (0..=right.len()).collect();
-    for (i, from) in left.chars().enumerate() {
-        let mut next = vec![i + 1];
-        for ((to, pair), cost_left) in right.iter().zip(row.windows(2)).zip(1..) {
-            let (diagonal, above) = (pair.first().copied().unwrap_or(0), pair.last().copied().unwrap_or(0));
-            let left_of = next.get(cost_left - 1).copied().unwrap_or(0);
-            next.push((above + 1).min(left_of + 1).min(diagonal + usize::from(from != *to)));
-        }
-        row = next;
-    }
-    row.last().copied().unwrap_or(0)
 }

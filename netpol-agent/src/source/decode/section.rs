@@ -6,7 +6,8 @@
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::report::{Report, child, near_miss, suggestion, typed};
+use super::report::{Report, child, suggestion, typed};
+use crate::near::near_miss;
 
 const HARMLESS: &str = "none: it is ignored";
 
