@@ -12,6 +12,7 @@ mod uplinks;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use netpol_common::abi::Endpoint;
 
@@ -26,14 +27,15 @@ use crate::datapath::flows::FlowTables;
 use crate::datapath::store::KernelStore;
 use crate::datapath::takeover::Others;
 use crate::endpoints::{Endpoints, Local};
+use crate::flow::timestamp;
 use crate::node::view::NodeView;
+use crate::observe::answer::{EndpointReport, UplinkReport};
+use crate::observe::report;
 use crate::policy::{Compiler, Provenance};
 use crate::problem::{Problem, Severity};
 use crate::services;
 use first::FirstInstall;
 use uplinks::Uplinks;
-
-pub use uplinks::UplinkStatus;
 
 /// The datapath of this node and what it follows.
 pub struct Enforcer {
@@ -48,6 +50,8 @@ pub struct Enforcer {
     backstop_problem: Option<Problem>,
     /// Endpoints as they are in the maps, with hooks attached.
     attached: BTreeMap<u32, Endpoint>,
+    /// When those were last changed.
+    since: BTreeMap<u32, SystemTime>,
     /// Interfaces where an earlier agent's programs run.
     live: BTreeSet<u32>,
     /// What those may need, until they are replaced.
@@ -68,6 +72,8 @@ pub struct Enforcer {
     /// Something has been applied since the start.
     started: bool,
     generation: u64,
+    /// The generation that the datapath was last brought to.
+    enforced: u64,
 }
 
 /// Parts that an [`Enforcer`] is made of.
@@ -92,19 +98,6 @@ pub struct Parts {
     pub others: Others,
 }
 
-/// How a local pod fares, for status.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct EndpointStatus {
-    /// `namespace/name`, or empty while nobody knows.
-    pub pod: String,
-    /// Slot.
-    pub slot: u16,
-    /// Interface of the host's end.
-    pub interface: String,
-    /// `enforced`, `pending` or `failed`.
-    pub state: &'static str,
-}
-
 impl Enforcer {
     /// Joins the parts.
     #[must_use]
@@ -122,6 +115,7 @@ impl Enforcer {
             backstop,
             backstop_problem: None,
             attached: BTreeMap::new(),
+            since: BTreeMap::new(),
             live,
             others,
             failed: BTreeMap::new(),
@@ -134,6 +128,7 @@ impl Enforcer {
             compiled: Touched::default(),
             started: false,
             generation: 0,
+            enforced: 0,
         }
     }
 
@@ -190,6 +185,9 @@ impl Enforcer {
         self.let_out(self.hooked(view));
         self.write_roles(view);
         self.end_takeover();
+        if !self.is_behind() {
+            self.enforced = self.generation;
+        }
     }
 
     /// Holds new interfaces while the cluster is not known yet; those that an earlier agent enforces go on as they are.
@@ -319,12 +317,15 @@ impl Enforcer {
                 }
             }
         }
-        self.attached.insert(local.ifindex, endpoint);
+        if self.attached.insert(local.ifindex, endpoint) != Some(endpoint) {
+            self.since.insert(local.ifindex, SystemTime::now());
+        }
         self.failed.remove(&local.ifindex);
     }
 
     fn detach(&mut self, local: &Local) {
         self.attached.remove(&local.ifindex);
+        self.since.remove(&local.ifindex);
         self.live.remove(&local.ifindex);
         self.failed.remove(&local.ifindex);
         self.overtaken.remove(&local.ifindex);
@@ -405,6 +406,12 @@ impl Enforcer {
         self.generation
     }
 
+    /// The generation that the datapath was last brought to.
+    #[must_use]
+    pub const fn enforced_generation(&self) -> u64 {
+        self.enforced
+    }
+
     /// True if an earlier apply left something undone.
     #[must_use]
     pub fn is_behind(&self) -> bool {
@@ -420,22 +427,23 @@ impl Enforcer {
 
     /// How each device fares that packets leave the node through.
     #[must_use]
-    pub fn uplinks(&self) -> Vec<UplinkStatus> {
+    pub fn uplinks(&self) -> Vec<UplinkReport> {
         self.uplinks.statuses()
     }
 
     /// How each local pod fares.
     #[must_use]
-    pub fn statuses(&self) -> Vec<EndpointStatus> {
-        let status = |local: &Local| EndpointStatus {
-            pod: local.pod.as_ref().map(ToString::to_string).unwrap_or_default(),
-            slot: local.slot,
-            interface: local.interface.clone(),
-            state: match &local.pod {
+    pub fn statuses(&self) -> Vec<EndpointReport> {
+        let provenance = self.compiler.provenance();
+        let status = |local: &Local| {
+            let state = match &local.pod {
                 _ if self.failed.contains_key(&local.ifindex) => "failed",
                 Some(_) if self.attached.get(&local.ifindex) == Some(&local.endpoint) => "enforced",
                 _ => "pending",
-            },
+            };
+            let word = self.applier.installed().word(local.slot);
+            let since = self.since.get(&local.ifindex).map(|since| timestamp(*since));
+            EndpointReport { since, ..report::endpoint(local, state, word, &provenance) }
         };
         self.endpoints.iter().map(status).collect()
     }

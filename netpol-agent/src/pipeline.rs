@@ -3,6 +3,7 @@
 //! One task owns the state, so that no two stages can disagree about it. Everything that waits for somebody else (a reader
 //! of drops, a client of the socket) has a task or thread of its own.
 
+mod answers;
 mod asking;
 mod attach;
 pub(crate) mod feed;
@@ -14,7 +15,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use netpol_common::abi::ABI_VERSION;
-use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -26,7 +26,6 @@ use crate::cli::{CniArgs, EXIT_OK, RunArgs};
 use crate::cni::install::CniInstaller;
 use crate::cni::records::Records;
 use crate::datapath::attach::Hooks;
-use crate::datapath::backstop;
 use crate::datapath::events::EventRing;
 use crate::datapath::flows::FlowTables;
 use crate::datapath::housekeeping::Housekeeper;
@@ -37,7 +36,6 @@ use crate::flow::enrich::{Clock, enrich};
 use crate::flow::sink::Printer;
 use crate::node::{Node, NodeConfig, NodeView};
 use crate::observe::admin::{Admin, Asked, Call, Request};
-use crate::observe::translation::Translation;
 use crate::problem::{Problem, Severity};
 
 /// How long a start or `sync` waits for addresses to be found before it goes on without them.
@@ -307,57 +305,13 @@ impl Pipeline {
             }
             Asked::Operator(Request::Status) => self.status(),
             Asked::Operator(Request::Counters) => self.counters(),
+            Asked::Operator(Request::Endpoints) => self.endpoint_list(),
+            Asked::Operator(Request::Policies) => self.policy_list(),
+            Asked::Operator(Request::Policy { namespace, name }) => self.policy(&namespace, &name),
         };
         if call.answer.send(value).is_err() {
             tracing::debug!("a client did not wait for its answer");
         }
-    }
-
-    fn status(&self) -> Value {
-        let mut problems = self.source_problems.clone();
-        problems.extend(self.problems());
-        let backstop = match backstop::dropped() {
-            Ok(Some(dropped)) => json!({ "state": "in-force", "dropped": dropped }),
-            Ok(None) => json!({ "state": "missing" }),
-            Err(error) => json!({ "state": "missing", "error": error.to_string() }),
-        };
-        let lost = self.enforcer.store().events_lost().map_or(Value::Null, Value::from);
-        json!({
-            "settled": !self.enforcer.is_behind() && self.node.view().unresolved.is_empty(),
-            "generation": self.enforcer.generation(),
-            "endpoints": self.enforcer.statuses(),
-            "uplinks": self.enforcer.uplinks(),
-            "backstop": backstop,
-            "problems": problems,
-            "events": { "lost": lost, "unread": self.printer.lost(), "unknown": self.unknown_events },
-        })
-    }
-
-    fn counters(&self) -> Value {
-        let mut counters = Vec::new();
-        let mut translation = Vec::new();
-        let mut total = Translation::default();
-        for local in self.enforcer.endpoints().iter() {
-            let Ok(of_slot) = self.enforcer.store().counters(local.slot) else {
-                return json!({ "error": format!("cannot read the counters of slot {}", local.slot) });
-            };
-            let of_pod = Translation::of(&of_slot);
-            total = total.plus(of_pod);
-            let pod = local.pod.as_ref().map(ToString::to_string).unwrap_or_default();
-            if of_pod != Translation::default() {
-                translation.push(json!({ "pod": pod, "packets": of_pod }));
-            }
-            for ((direction, reason), counter) in of_slot {
-                counters.push(json!({
-                    "pod": pod,
-                    "direction": direction.name(),
-                    "reason": reason.name(),
-                    "packets": counter.packets,
-                    "bytes": counter.bytes,
-                }));
-            }
-        }
-        json!({ "counters": counters, "translation": { "pods": translation, "total": total } })
     }
 }
 

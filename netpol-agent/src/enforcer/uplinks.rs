@@ -10,21 +10,11 @@ use netpol_common::abi::{Endpoint, EndpointFlags};
 use crate::datapath::attach::{AttachError, Hooks, Role};
 use crate::datapath::store::KernelStore;
 use crate::node::view::{NodeView, Uplink};
+use crate::observe::answer::UplinkReport;
 use crate::problem::{Problem, Severity};
 
 /// What becomes of packets that leave through a device without the hook: the backstop sees to that.
 const UNHOOKED: &str = "what pods send to services through it is dropped until this is mended";
-
-/// How an uplink fares, for status.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct UplinkStatus {
-    /// Name of the device.
-    pub name: String,
-    /// Its interface index.
-    pub ifindex: u32,
-    /// `attached` or `failed`.
-    pub state: &'static str,
-}
 
 /// The uplinks that were seen last.
 #[derive(Debug, Default)]
@@ -91,11 +81,11 @@ impl Uplinks {
         self.known.values().filter_map(|known| known.problem.as_ref())
     }
 
-    pub(super) fn statuses(&self) -> Vec<UplinkStatus> {
-        let status = |known: &Known| UplinkStatus {
+    pub(super) fn statuses(&self) -> Vec<UplinkReport> {
+        let status = |known: &Known| UplinkReport {
             name: known.uplink.name.clone(),
             ifindex: known.uplink.ifindex,
-            state: if known.attached { "attached" } else { "failed" },
+            state: if known.attached { "attached" } else { "failed" }.to_owned(),
         };
         self.known.values().map(status).collect()
     }

@@ -23,7 +23,7 @@ const LONGEST_REQUEST: u64 = 64 * 1024;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What may be asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "request", deny_unknown_fields)]
 pub enum Request {
     /// Read the manifests now; answer when they are enforced.
@@ -32,6 +32,17 @@ pub enum Request {
     Status,
     /// Packet counters of every pod.
     Counters,
+    /// The pods of this node and what isolates them.
+    Endpoints,
+    /// All NetworkPolicies in brief.
+    Policies,
+    /// One NetworkPolicy as it is enforced.
+    Policy {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
 }
 
 /// Who asks what.

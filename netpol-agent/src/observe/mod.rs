@@ -1,4 +1,7 @@
-//! What the agent says of itself to tools on the node: [`admin`], and the figures that it makes for them.
+//! What the agent says of itself: to tools on the node ([`admin`], answering with [`answer`]s that [`report`] makes), and
+//! the figures that it makes for them.
 
 pub mod admin;
+pub mod answer;
+pub mod report;
 pub mod translation;

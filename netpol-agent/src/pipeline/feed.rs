@@ -6,7 +6,8 @@ use anyhow::{Result, bail};
 use kube::Client;
 
 use crate::cli::RunArgs;
-use crate::source::kube::{KubeOptions, KubeSource};
+use crate::observe::answer::{KindReport, SourceReport};
+use crate::source::kube::{Doing, KindHealth, KubeOptions, KubeSource, SourceHealth};
 use crate::source::{Changes, ManifestSource, Watch, WatchOptions};
 
 /// The source, with its way to say that there is something new.
@@ -105,5 +106,37 @@ impl Feed {
             Self::Manifests { .. } => None,
             Self::Kube(source) => Some(source.client()),
         }
+    }
+
+    /// Where that is and how fresh it is.
+    pub(super) fn report(&self) -> SourceReport {
+        match self {
+            Self::Manifests { source, .. } => {
+                let from = source.directory().display().to_string();
+                SourceReport { kind: "manifests".to_owned(), from, synced: self.is_whole(), kinds: Vec::new() }
+            }
+            Self::Kube(source) => {
+                let SourceHealth { synced, kinds } = source.health();
+                let kinds = kinds.into_iter().map(kind_report).collect();
+                SourceReport { kind: "kubernetes".to_owned(), from: String::new(), synced, kinds }
+            }
+        }
+    }
+}
+
+fn kind_report(health: KindHealth) -> KindReport {
+    let doing = match health.doing {
+        Doing::Connecting => "connecting",
+        Doing::Listing => "listing",
+        Doing::Watching => "watching",
+        Doing::Waiting => "waiting before the next try",
+    };
+    KindReport {
+        kind: health.kind.to_owned(),
+        synced: health.synced,
+        // A clock that was set back does not make it fresh.
+        stale_for_seconds: health.stale_since.map(|since| since.elapsed().map_or(0, |stale| stale.as_secs())),
+        error: health.error,
+        doing: Some(doing.to_owned()),
     }
 }

@@ -85,6 +85,12 @@ pub struct ManifestSource {
 }
 
 impl ManifestSource {
+    /// The directory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.dir
+    }
+
     /// Reads `dir` for the first time. Blocks on file access, as [`reload`](Self::reload) does.
     ///
     /// # Errors
