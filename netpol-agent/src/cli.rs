@@ -11,6 +11,7 @@ use crate::datapath::apply::OnFailure;
 use crate::datapath::attach::AttachMode;
 use crate::flow::sink::Format;
 use crate::node::NamePattern;
+use crate::observe::health::HealthAddress;
 
 /// Everything is in order.
 pub const EXIT_OK: u8 = 0;
@@ -88,6 +89,10 @@ pub struct RunArgs {
     /// Flags about CNI.
     #[command(flatten)]
     pub cni: CniArgs,
+
+    /// Where /livez, /readyz and /startupz are served over HTTP for the kubelet's probes; `off` turns them off.
+    #[arg(long, value_name = "ADDRESS:PORT|off", default_value = "127.0.0.1:9879", value_parser = HealthAddress::from_str)]
+    pub health_address: HealthAddress,
 
     /// Name of this node, which an API server needs to be known by: pods whose spec.nodeName is another one are not looked
     /// for here. With --manifests it may be left out, and every pod's address is looked for.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use netpol_common::abi::ABI_VERSION;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use self::asking::Asking;
 use self::attach::Waiting;
@@ -36,6 +36,7 @@ use crate::flow::enrich::{Clock, enrich};
 use crate::flow::sink::Printer;
 use crate::node::{Node, NodeConfig, NodeView};
 use crate::observe::admin::{Admin, Asked, Call, Request};
+use crate::observe::health::{HealthServer, Vitals};
 use crate::problem::{Problem, Severity};
 
 /// How long a start or `sync` waits for addresses to be found before it goes on without them.
@@ -73,6 +74,8 @@ struct Pipeline {
     unknown_events: u64,
     /// What was found on the node at the start.
     preflight: Vec<Problem>,
+    /// For the health checks.
+    vitals: watch::Sender<Vitals>,
 }
 
 /// Runs the agent until SIGTERM or Ctrl-C.
@@ -96,6 +99,8 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
     let mut ring = EventRing::new(datapath.events).context("cannot wait on the event ring")?;
     let hooks = Hooks::new(datapath.programs, datapath.pins, args.attach);
     let (asking, mut asked) = Asking::new();
+    let (vitals, watched) = watch::channel(Vitals::default());
+    let _health = HealthServer::start(args.health_address, watched).await?;
     let mut pipeline = Pipeline {
         feed,
         begun: false,
@@ -116,6 +121,7 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
         printer: Printer::start(args.output).context("cannot start the printer of drops")?,
         unknown_events: 0,
         preflight: Vec::new(),
+        vitals,
     };
     pipeline.look_for_others(args.mark_mask).await;
     pipeline.recall()?;
@@ -126,6 +132,7 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
         .with_context(|| format!("cannot make the socket {}; give another with --socket", args.socket.display()))?;
     let mut retry = tokio::time::interval(RETRY);
     loop {
+        pipeline.beat();
         if pipeline.begun && pipeline.installer.is_none() {
             pipeline.install_plugin();
         }

@@ -3,5 +3,6 @@
 
 pub mod admin;
 pub mod answer;
+pub mod health;
 pub mod report;
 pub mod translation;

@@ -1,5 +1,7 @@
 //! What the pipeline answers on its socket: collects what its parts know, and has `observe::report` make answers of it.
 
+use std::time::Instant;
+
 use serde_json::{Value, json};
 
 use super::Pipeline;
@@ -8,9 +10,25 @@ use crate::datapath::backstop;
 use crate::observe::answer::{BackstopReport, CniReport, EndpointList, EventCounts, PolicyAnswer, PolicyList, Status};
 use crate::observe::report;
 use crate::observe::translation::Translation;
-use crate::problem::Problem;
+use crate::problem::{Problem, Severity};
 
 impl Pipeline {
+    /// Tells the health checks that the loop turns, and how things are.
+    pub(super) fn beat(&self) {
+        let source = self.feed.report();
+        let behind = self.enforcer.is_behind().then(|| {
+            let refused = self.enforcer.problems().into_iter().find(|problem| problem.severity == Severity::Refused);
+            refused.map_or_else(|| "the kernel refused something".to_owned(), |problem| problem.to_string())
+        });
+        let begun = self.begun;
+        self.vitals.send_modify(|vitals| {
+            vitals.beat = Some(Instant::now());
+            vitals.applied_once |= begun && source.synced && behind.is_none();
+            vitals.source = source;
+            vitals.behind = behind;
+        });
+    }
+
     pub(super) fn status(&self) -> Value {
         let endpoints = self.enforcer.statuses();
         let problems = self.all_problems();
