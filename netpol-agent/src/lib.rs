@@ -15,6 +15,7 @@ compile_error!("the feature `next-abi` is for tests of upgrades and never shippe
 pub mod attachments;
 pub mod check;
 pub mod cli;
+pub mod client;
 pub mod cluster;
 pub mod cni;
 pub mod datapath;
