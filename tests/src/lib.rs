@@ -11,13 +11,16 @@
 //! - `traffic`: what goes on while something else happens, and what of it was lost or leaked.
 //! - `churn`, `counted`: a cluster whose objects change while the same pairs stay allowed, and flows of which every packet is
 //!   accounted for.
+//! - `apiserver`: the list and watch protocol of kube-apiserver, and the ways in which it fails.
 //! - `table`: reachability tables, as written by hand and as measured.
 //! - `guest`: process 1 of a virtual machine that tries the datapath on another kernel.
 //! - `kube_proxy`: what translates addresses on a node; `services`: a case of pods behind services, on two nodes.
 //! - `attack`: frames of a hostile pod, each beside a legal one of the same form, and the node on which they are tried.
+//! - `scale`: a cluster of 100,000 pods.
 //! - `shop`: a case directory as a node that can be measured; `demo`: the shop, before and after its policies.
 
 pub mod agent;
+pub mod apiserver;
 pub mod arrivals;
 pub mod attack;
 pub mod behaviours;
@@ -43,6 +46,7 @@ pub mod probe;
 pub mod property;
 pub mod replay;
 pub mod replica;
+pub mod scale;
 pub mod servers;
 pub mod services;
 pub mod shop;
