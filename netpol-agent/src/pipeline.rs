@@ -36,6 +36,7 @@ use crate::flow::enrich::{Clock, enrich};
 use crate::flow::sink::Printer;
 use crate::node::{Node, NodeConfig, NodeView};
 use crate::observe::admin::{Admin, Asked, Call, Request};
+use crate::observe::events_kube::PolicyEvents;
 use crate::observe::health::{HealthServer, Vitals};
 use crate::problem::{Problem, Severity};
 
@@ -76,6 +77,8 @@ struct Pipeline {
     preflight: Vec<Problem>,
     /// For the health checks.
     vitals: watch::Sender<Vitals>,
+    /// Tells authors of policies, where there is an API server.
+    policy_events: Option<PolicyEvents>,
 }
 
 /// Runs the agent until SIGTERM or Ctrl-C.
@@ -101,6 +104,7 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
     let (asking, mut asked) = Asking::new();
     let (vitals, watched) = watch::channel(Vitals::default());
     let _health = HealthServer::start(args.health_address, watched).await?;
+    let policy_events = feed.client().map(|client| PolicyEvents::start(client, &args.node));
     let mut pipeline = Pipeline {
         feed,
         begun: false,
@@ -122,6 +126,7 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
         unknown_events: 0,
         preflight: Vec::new(),
         vitals,
+        policy_events,
     };
     pipeline.look_for_others(args.mark_mask).await;
     pipeline.recall()?;
@@ -132,6 +137,7 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
         .with_context(|| format!("cannot make the socket {}; give another with --socket", args.socket.display()))?;
     let mut retry = tokio::time::interval(RETRY);
     loop {
+        pipeline.beat();
         if pipeline.begun && pipeline.installer.is_none() {
             pipeline.install_plugin();
         }
@@ -287,6 +293,7 @@ impl Pipeline {
             self.enforce();
         }
         self.tend_attachments();
+        self.tell_authors();
     }
 
     fn print(&mut self, records: Vec<bytes::Bytes>) {

@@ -4,6 +4,7 @@
 //! whose agent does not answer is an answer too, with the reason.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,7 +68,8 @@ impl Agents {
             None if place.context.is_some() => {
                 Config::from_kubeconfig(&options).await.map_err(|error| wrong(chain(&error)))?
             }
-            None => Config::infer().await.map_err(|error| wrong(chain(&error)))?,
+            // Where there is no pod around us, that is not worth a word.
+            None => Config::infer().await.map_err(|error| wrong(error.source().map_or_else(|| error.to_string(), chain)))?,
         };
         let client = Client::try_from(config).map_err(|error| wrong(chain(&error)))?;
         Ok(Self { client, namespace: place.agent_namespace.clone(), nodes: place.node.clone() })

@@ -21,15 +21,15 @@ pub const SOCKET: &str = "/run/netpol/netpol.sock";
 const AFTER_HELP: &str = "\
 Examples:
   netpol status                                  how the agent of this node fares
-  netpol status --wait --timeout 30s             wait until it enforces everything
-  netpol policy show production/database-access  rules as enforced, and the pods they are for
-  kubectl netpol status --wait                   after `kubectl apply`: wait until the policies are enforced on every node
-  kubectl netpol endpoints -n production         which pods of the cluster are isolated, by which policies
+  netpol status --wait --timeout 30s             wait until all of it is enforced
+  netpol policy show production/database-access  rules as enforced, pods, problems
+  kubectl netpol status --wait                   after `kubectl apply`, on every node
+  kubectl netpol endpoints -n production         which pods are isolated, by what
 
-On a node it asks the agent's socket (as root). Anywhere else, or as `kubectl netpol` (call the binary kubectl-netpol), it asks
-all agents through the API server, which needs `list` on pods and `create` on pods/exec in the agents' namespace.
+On a node it asks the agent's socket (as root). Anywhere else, or as `kubectl netpol` (call the binary kubectl-netpol), it \
+asks all agents through the API server, which needs `list` on pods and `create` on pods/exec in the agents' namespace.
 
-Exit codes: 0 all well; 1 nobody could be asked, or no such policy; 2 wrong usage; 4 not everything is enforced (yet);
+Exit codes: 0 all well; 1 nobody could be asked, or no such policy; 2 wrong usage; 4 not everything is enforced (yet); \
 5 some agents did not answer, the others' answers were printed.";
 
 /// Says what netpol enforces, where, and what not.

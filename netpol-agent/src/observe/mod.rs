@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod answer;
+pub mod events_kube;
 pub mod health;
 pub mod report;
 pub mod translation;

@@ -12,6 +12,7 @@ use super::answer::{
     EndpointReport, Isolation, PeerReport, PodCounts, PolicyReport, PolicySummary, ProblemCounts, RuleReport,
     SelectedPod, VersionReport,
 };
+use super::events_kube::{Trouble, Troubles};
 use crate::cluster::ClusterState;
 use crate::cluster::model::{NetworkPolicy, Peer, Peers, PolicyKey, PortMatch, PortRange, Ports, Rule, Selector};
 use crate::cluster::state::is_live;
@@ -133,6 +134,21 @@ pub fn by_policy(problems: &[Problem]) -> BTreeMap<String, Vec<Problem>> {
         }
     }
     by_policy
+}
+
+/// Policies that are not enforced as written, and whether they select a pod of this node; those that nobody knows (they
+/// could not be read at all) are left out.
+#[must_use]
+pub fn troubles(state: &ClusterState, endpoints: &[EndpointReport], problems: &[Problem]) -> Troubles {
+    let mut troubles = Troubles::new();
+    for (name, mut problems) in by_policy(problems) {
+        problems.retain(|problem| problem.severity == Severity::Refused);
+        let key = name.split_once('/').map(|(namespace, name)| PolicyKey::new(namespace, name));
+        let Some(policy) = key.and_then(|key| state.policy(&key)).filter(|_| !problems.is_empty()) else { continue };
+        let is_local = !selected(state, policy, endpoints).is_empty();
+        troubles.insert(name, Trouble { problems, is_local });
+    }
+    troubles
 }
 
 fn summary(

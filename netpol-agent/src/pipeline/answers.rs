@@ -29,6 +29,13 @@ impl Pipeline {
         });
     }
 
+    /// Has Events published on policies that are not enforced as written.
+    pub(super) fn tell_authors(&self) {
+        let Some(events) = self.policy_events.as_ref().filter(|_| self.begun) else { return };
+        let (state, endpoints) = (self.enforcer.cluster(), self.enforcer.statuses());
+        events.tell(report::troubles(state, &endpoints, &self.all_problems()));
+    }
+
     pub(super) fn status(&self) -> Value {
         let endpoints = self.enforcer.statuses();
         let problems = self.all_problems();
@@ -47,7 +54,7 @@ impl Pipeline {
             endpoints,
             uplinks: self.enforcer.uplinks(),
             backstop: backstop_report(),
-            cni: CniReport::default(),
+            cni: self.cni_report(),
             problems,
             events: EventCounts { lost, unread: self.printer.lost(), unknown: self.unknown_events },
         })
@@ -75,6 +82,17 @@ impl Pipeline {
         let policy = report::policy(state, &key, &self.enforcer.statuses(), &self.all_problems());
         let similar = if policy.is_some() { Vec::new() } else { report::similar(state, &key) };
         answer(&PolicyAnswer { node: self.node_name.clone(), policy, similar })
+    }
+
+    fn cni_report(&self) -> CniReport {
+        let problem = self.installer.as_ref().and_then(|installer| installer.problems().iter().max_by_key(|it| it.severity));
+        let state = match (&self.installer, problem.map(|problem| problem.severity)) {
+            (None, _) if self.cni.cni_conf_dir.is_none() => "off",
+            (None, _) | (Some(_), Some(Severity::Note)) => "waiting",
+            (Some(_), Some(Severity::Refused)) => "failed",
+            (Some(_), None) => "installed",
+        };
+        CniReport { state: state.to_owned(), message: problem.map(|problem| problem.message.clone()) }
     }
 
     fn is_settled(&self) -> bool {

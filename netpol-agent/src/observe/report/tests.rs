@@ -95,3 +95,15 @@ fn pods_and_problems_are_counted() {
     let note = Problem { severity: Severity::Note, ..problem("x") };
     assert_eq!(problem_counts(&[problem("x"), note]), ProblemCounts { refused: 1, notes: 1 });
 }
+
+#[test]
+fn a_policy_is_in_trouble_if_it_is_known_and_not_as_written() {
+    let note = Problem { severity: Severity::Note, ..problem("NetworkPolicy shop/default-deny") };
+    let problems = [problem("NetworkPolicy shop/db-access"), problem("NetworkPolicy shop/unknown"), note];
+    let of = |endpoints: &[EndpointReport]| {
+        let troubles = troubles(&state(), endpoints, &problems);
+        troubles.into_iter().map(|(policy, trouble)| (policy, trouble.is_local)).collect::<Vec<_>>()
+    };
+    assert_eq!(of(&endpoints()), [("shop/db-access".to_owned(), true)]);
+    assert_eq!(of(&[]), [("shop/db-access".to_owned(), false)]);
+}
