@@ -176,12 +176,42 @@ pub struct CniArgs {
     pub cni_stay_outside: bool,
 }
 
-/// Flags of `cleanup`.
+/// Flags of `cleanup`: where the agent was told to put things, if not where it does by itself.
 #[derive(Clone, Debug, Args)]
 pub struct CleanupArgs {
     /// Mount point of the BPF file system.
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]
     pub bpffs: PathBuf,
+
+    /// The agent's Unix socket.
+    #[arg(long, value_name = "PATH", default_value = "/run/netpol/netpol.sock")]
+    pub socket: PathBuf,
+
+    /// The agent's directory of attachments.
+    #[arg(long, value_name = "DIR", default_value = "/run/netpol/attachments")]
+    pub state_dir: PathBuf,
+
+    /// The container runtime's directory of network configurations.
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    pub cni_conf_dir: PathBuf,
+
+    /// The runtime's directory of plugins.
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+    pub cni_bin_dir: PathBuf,
+}
+
+impl RunArgs {
+    /// Where `cleanup` finds what an agent with these flags leaves.
+    #[must_use]
+    pub fn places(&self) -> CleanupArgs {
+        CleanupArgs {
+            bpffs: self.bpffs.clone(),
+            socket: self.socket.clone(),
+            state_dir: self.state_dir.clone(),
+            cni_conf_dir: self.cni.cni_conf_dir.clone().unwrap_or_else(|| PathBuf::from("/etc/cni/net.d")),
+            cni_bin_dir: self.cni.cni_bin_dir.clone(),
+        }
+    }
 }
 
 /// What an unknown pod may do.

@@ -14,6 +14,7 @@ compile_error!("the feature `next-abi` is for tests of upgrades and never shippe
 
 pub mod attachments;
 pub mod check;
+pub mod cleanup;
 pub mod cli;
 pub mod client;
 pub mod cluster;

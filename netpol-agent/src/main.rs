@@ -5,10 +5,8 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::{CommandFactory as _, Parser as _};
 use netpol_agent::cli::{Cli, Command, EXIT_FAILURE, EXIT_OK};
-use netpol_agent::datapath::pins::PinDir;
-use netpol_agent::datapath::{attach, backstop};
 use netpol_agent::problem::chain;
-use netpol_agent::{check, dry_run, pipeline};
+use netpol_agent::{check, cleanup, dry_run, pipeline};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -28,12 +26,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Run(args) if args.dry_run => runtime()?.block_on(dry_run::run(&args)),
         Command::Run(args) => runtime()?.block_on(pipeline::run(&args)),
         Command::Cleanup(args) => {
-            let pins = PinDir::at(&args.bpffs)?;
-            let _lock = pins.lock_if_present()?;
-            attach::cleanup(&pins)?;
-            // Last: nothing is deferred any more.
-            backstop::remove()?;
-            tracing::info!("removed netpol's programs, maps and pins; traffic is no longer policed");
+            cleanup::run(&args)?;
             Ok(ExitCode::from(EXIT_OK))
         }
         Command::Completions { shell } => {

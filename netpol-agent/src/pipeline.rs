@@ -7,6 +7,7 @@ mod answers;
 mod asking;
 mod attach;
 pub(crate) mod feed;
+mod retire;
 pub(crate) mod start;
 
 use std::path::PathBuf;
@@ -15,8 +16,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use netpol_common::abi::ABI_VERSION;
+use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use self::asking::Asking;
 use self::attach::Waiting;
@@ -136,7 +138,7 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
     let _admin = Admin::start(&args.socket, calls)
         .with_context(|| format!("cannot make the socket {}; give another with --socket", args.socket.display()))?;
     let mut retry = tokio::time::interval(RETRY);
-    loop {
+    let retire = loop {
         pipeline.beat();
         if pipeline.begun && pipeline.installer.is_none() {
             pipeline.install_plugin();
@@ -144,9 +146,11 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
         pipeline.beat();
         tokio::select! {
             biased;
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            Some(call) = called.recv() => pipeline.answer(call).await,
+            _ = terminate.recv() => break None,
+            _ = interrupt.recv() => break None,
+            Some(call) = called.recv() => if let Some(answer) = pipeline.answer(call).await {
+                break Some(answer);
+            },
             () = pipeline.feed.changed() => pipeline.reload().await,
             Some(pod) = asked.recv() => pipeline.take_asked(pod),
             () = installer_changed(&mut pipeline.installer) => pipeline.tell_problems(),
@@ -154,6 +158,18 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
             records = ring.next() => pipeline.print(records.context("cannot wait on the event ring")?),
             _ = retry.tick() => pipeline.retry(),
         }
+    };
+    if let Some(answer) = retire {
+        // Its installer and its hooks must not bring back what is being removed.
+        let vitals = pipeline.end();
+        retire::retire(&args.places(), answer)?;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = retire::idle(&mut called, &vitals) => {}
+        }
+        drop(datapath.lock);
+        return Ok(ExitCode::from(EXIT_OK));
     }
     tracing::info!("stopping; what is enforced stays in force (remove it with `netpol-agent cleanup`)");
     drop(datapath.lock);
@@ -188,6 +204,11 @@ fn warn_of_what_was_kept(datapath: &Datapath) {
 }
 
 impl Pipeline {
+    /// Ends everything that acts by itself; what health says goes on.
+    fn end(self) -> watch::Sender<Vitals> {
+        self.vitals
+    }
+
     /// Looks for others that use our bits of the mark.
     async fn look_for_others(&mut self, mark_mask: u32) {
         match self.node.preflight(mark_mask).await {
@@ -314,9 +335,14 @@ impl Pipeline {
         }
     }
 
-    async fn answer(&mut self, call: Call) {
+    /// Answers a call; that of somebody who wants the agent to retire is given back.
+    async fn answer(&mut self, call: Call) -> Option<oneshot::Sender<Value>> {
         let value = match call.asked {
-            Asked::Plugin(request) => return self.serve_plugin(request, call.answer).await,
+            Asked::Operator(Request::Retire) => return Some(call.answer),
+            Asked::Plugin(request) => {
+                self.serve_plugin(request, call.answer).await;
+                return None;
+            }
             Asked::Operator(Request::Sync) => {
                 self.node.catch_up().await;
                 let changes = self.feed.take();
@@ -337,6 +363,7 @@ impl Pipeline {
         if call.answer.send(value).is_err() {
             tracing::debug!("a client did not wait for its answer");
         }
+        None
     }
 }
 

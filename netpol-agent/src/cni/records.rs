@@ -119,6 +119,27 @@ impl Records {
     }
 }
 
+/// Removes every record in a directory, and nothing else; one that is not there holds none.
+///
+/// # Errors
+/// If something of ours cannot be removed.
+pub fn clear(dir: &Path) -> Result<(), RecordError> {
+    let error = |source| RecordError::File { what: "read", path: dir.to_owned(), source };
+    let entries = match fs::read_dir(dir) {
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(error)?,
+    };
+    let records = Records { dir: dir.to_owned() };
+    for entry in entries {
+        let path = entry.map_err(error)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.ends_with(SUFFIX) && (name.contains('@') || name.starts_with(UNFINISHED)) {
+            records.erase(&path)?;
+        }
+    }
+    Ok(())
+}
+
 fn read(path: &Path) -> Result<(std::time::SystemTime, Attachment), String> {
     let text = fs::read(path).map_err(|error| error.to_string())?;
     let written = fs::metadata(path).and_then(|meta| meta.modified()).map_err(|error| error.to_string())?;
@@ -198,6 +219,22 @@ mod tests {
         assert_eq!(problems.len(), 1, "{problems:?}");
         assert!(!dir.join(".new-c1@eth0.json").exists());
         fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn clearing_takes_records_and_nothing_else() {
+        let dir = directory("clear");
+        let records = Records::open(&dir).unwrap();
+        records.put(&attachment("c1", "eth0")).unwrap();
+        for name in ["notes.txt", "other.json"] {
+            fs::write(dir.join(name), "").unwrap();
+        }
+        clear(&dir).unwrap();
+        let mut left: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["notes.txt", "other.json"]);
+        fs::remove_dir_all(&dir).unwrap();
+        clear(&dir).unwrap();
     }
 
     #[test]

@@ -43,6 +43,9 @@ pub enum Request {
         /// Its name.
         name: String,
     },
+    /// Remove everything from the node as `netpol-agent cleanup` does, and do nothing more until told to stop: before an
+    /// uninstall.
+    Retire,
 }
 
 /// Who asks what.

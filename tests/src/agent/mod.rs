@@ -326,7 +326,8 @@ impl Drop for Agent {
 /// If it fails.
 pub fn cleanup(node: &NodePlace, version: Version) -> Result<()> {
     let mut command = Command::new(version.binary()?);
-    command.arg("cleanup").arg("--bpffs").arg(node.bpffs());
+    command.arg("cleanup").arg("--bpffs").arg(node.bpffs()).arg("--socket").arg(node.socket());
+    command.arg("--state-dir").arg(node.socket().with_extension("attachments"));
     confine::confine(&mut command, Some(node.namespace()))?;
     let output = command.output().context("cannot run the clean-up")?;
     ensure!(output.status.success(), "clean-up: {}: {}", output.status, String::from_utf8_lossy(&output.stderr));

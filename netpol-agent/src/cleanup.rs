@@ -1,0 +1,102 @@
+//! `netpol-agent cleanup`: leaves the node as it was before netpol. Also what an agent does that is asked to retire.
+//!
+//! In: where things are. Order, so that no pod is stuck on the way: first the CNI configuration and the plugin, by which new
+//! pods wait for the agent; then programs, maps and pins; then nftables' table, as nothing is deferred any more; then files.
+//! Each part is tried even if an earlier one failed, and doing it twice is as good as once.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use crate::cli::CleanupArgs;
+use crate::cni::{install, records};
+use crate::datapath::pins::PinDir;
+use crate::datapath::{attach, backstop};
+use crate::problem::chain;
+
+/// Something that is still there.
+#[derive(Debug, thiserror::Error)]
+#[error("not everything could be removed, and what was not is still in force: {}", .0.join("; "))]
+pub struct Incomplete(Vec<String>);
+
+/// What was done.
+#[derive(Debug, Default)]
+struct Work {
+    failed: Vec<String>,
+}
+
+/// Removes everything of netpol from this node.
+///
+/// # Errors
+/// A [`PinError`](crate::datapath::pins::PinError) if there is no BPF file system at the path or an agent is running; [`Incomplete`] if something is left.
+pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
+    let pins = PinDir::at(&args.bpffs)?;
+    let _lock = pins.lock_if_present()?;
+    let mut work = Work::default();
+    work.remove_file(&args.socket);
+    work.remove(args, &pins);
+    // Made by the agent if it was not there; whatever else lies in it stays.
+    if let Some(parent) = args.socket.parent() {
+        work.remove_if_empty(parent);
+    }
+    Ok(work.end()?)
+}
+
+/// Removes everything but the socket; the caller is the agent that serves it, and holds the lock of the pins.
+///
+/// # Errors
+/// If something is left.
+pub fn retire(args: &CleanupArgs, pins: &PinDir) -> Result<(), Incomplete> {
+    let mut work = Work::default();
+    work.remove(args, pins);
+    work.end()
+}
+
+impl Work {
+    fn remove(&mut self, args: &CleanupArgs, pins: &PinDir) {
+        match install::uninstall(&args.cni_conf_dir, &args.cni_bin_dir) {
+            Ok(removed) => removed.iter().for_each(|path| tracing::info!(path = %path.display(), "removed")),
+            Err(error) => self.failed.push(chain(&error)),
+        }
+        if let Err(error) = attach::cleanup(pins) {
+            self.failed.push(chain(&error));
+        }
+        if let Err(error) = backstop::remove() {
+            self.failed.push(chain(&error));
+        }
+        if let Err(error) = records::clear(&args.state_dir) {
+            self.failed.push(chain(&error));
+        }
+        self.remove_if_empty(&args.state_dir);
+    }
+
+    fn end(self) -> Result<(), Incomplete> {
+        if !self.failed.is_empty() {
+            return Err(Incomplete(self.failed));
+        }
+        tracing::info!("removed netpol's CNI plugin, programs, maps and files; traffic is no longer policed");
+        Ok(())
+    }
+
+    fn judge(&mut self, path: &Path, result: io::Result<()>) {
+        match result {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                self.failed.push(format!("cannot remove {}: {error}", path.display()));
+            }
+            _ => {}
+        }
+    }
+
+    fn remove_file(&mut self, path: &Path) {
+        let result = fs::remove_file(path);
+        self.judge(path, result);
+    }
+
+    fn remove_if_empty(&mut self, path: &Path) {
+        match fs::remove_dir(path) {
+            // A mount point, as the agent's container has it, or somebody else's files.
+            Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::ResourceBusy) => {}
+            result => self.judge(path, result),
+        }
+    }
+}
