@@ -16,7 +16,6 @@
 //! - `guest`: process 1 of a virtual machine that tries the datapath on another kernel.
 //! - `kube_proxy`: what translates addresses on a node; `services`: a case of pods behind services, on two nodes.
 //! - `attack`: frames of a hostile pod, each beside a legal one of the same form, and the node on which they are tried.
-//! - `scale`: a cluster of 100,000 pods.
 //! - `shop`: a case directory as a node that can be measured; `demo`: the shop, before and after its policies.
 
 pub mod agent;
@@ -46,7 +45,6 @@ pub mod probe;
 pub mod property;
 pub mod replay;
 pub mod replica;
-pub mod scale;
 pub mod servers;
 pub mod services;
 pub mod shop;

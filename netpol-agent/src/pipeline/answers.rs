@@ -85,7 +85,8 @@ impl Pipeline {
     }
 
     fn cni_report(&self) -> CniReport {
-        let problem = self.installer.as_ref().and_then(|installer| installer.problems().iter().max_by_key(|it| it.severity));
+        let problem =
+            self.installer.as_ref().and_then(|installer| installer.problems().iter().max_by_key(|it| it.severity));
         let state = match (&self.installer, problem.map(|problem| problem.severity)) {
             (None, _) if self.cni.cni_conf_dir.is_none() => "off",
             (None, _) | (Some(_), Some(Severity::Note)) => "waiting",
