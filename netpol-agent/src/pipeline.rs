@@ -141,6 +141,7 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
         if pipeline.begun && pipeline.installer.is_none() {
             pipeline.install_plugin();
         }
+        pipeline.beat();
         tokio::select! {
             biased;
             _ = terminate.recv() => break,
@@ -212,7 +213,14 @@ impl Pipeline {
         self.take(changes);
         if self.begun {
             self.enforce();
-        } else if self.feed.is_whole() {
+        } else {
+            self.begin().await;
+        }
+    }
+
+    /// Begins to enforce, if the whole cluster was seen.
+    async fn begin(&mut self) {
+        if self.feed.is_whole() {
             self.begun = true;
             self.settle().await;
             let (pods, policies) = (self.enforcer.statuses().len(), self.enforcer.cluster().policies().count());
@@ -313,7 +321,11 @@ impl Pipeline {
                 self.node.catch_up().await;
                 let changes = self.feed.take();
                 self.take(changes);
-                self.settle().await;
+                if self.begun {
+                    self.settle().await;
+                } else {
+                    self.begin().await;
+                }
                 self.status()
             }
             Asked::Operator(Request::Status) => self.status(),

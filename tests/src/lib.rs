@@ -16,6 +16,9 @@
 //! - `guest`: process 1 of a virtual machine that tries the datapath on another kernel.
 //! - `kube_proxy`: what translates addresses on a node; `services`: a case of pods behind services, on two nodes.
 //! - `attack`: frames of a hostile pod, each beside a legal one of the same form, and the node on which they are tried.
+//! - `scale`: a cluster of 100,000 pods.
+//! - `cni`: a container runtime, one call of a plugin, and an agent that answers as a test wants; `footprint`: all that netpol may leave
+//!   on a node, as a list.
 //! - `shop`: a case directory as a node that can be measured; `demo`: the shop, before and after its policies.
 
 pub mod agent;
@@ -25,10 +28,12 @@ pub mod attack;
 pub mod behaviours;
 pub mod churn;
 pub mod cluster;
+pub mod cni;
 pub mod conformance;
 pub mod connection;
 pub mod counted;
 pub mod demo;
+pub mod footprint;
 pub mod frame;
 pub mod generate;
 pub mod guest;
@@ -45,6 +50,7 @@ pub mod probe;
 pub mod property;
 pub mod replay;
 pub mod replica;
+pub mod scale;
 pub mod servers;
 pub mod services;
 pub mod shop;

@@ -1,5 +1,5 @@
-//! `netpol-cni`: the chained CNI plugin.
+//! `netpol-cni`: the chained CNI plugin. See `netpol_agent::cni::plugin`.
 
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::FAILURE
+    netpol_agent::cni::plugin::run()
 }

@@ -6,7 +6,8 @@
 //!
 //! - [`plugin`]: the program that the runtime calls; [`protocol`]: what it says to the agent and hears.
 //! - [`install`]: the agent keeps program and configuration in place; [`conflist`]: what that configuration is.
-//! - [`records`]: what the plugin told, for the next agent; [`cache`]: pods that were there before, from what the runtime's libcni wrote down.
+//! - [`cache`]: pods that were there before, from what the runtime's libcni wrote down.
+//! - [`records`]: what the plugin told, kept for the next agent.
 //! - `json`, `result`, `version`, `args`: CNI's own forms.
 
 mod args;

@@ -12,6 +12,7 @@ mod mark;
 #[cfg(feature = "user")]
 mod pod;
 mod reason;
+mod tracking;
 mod values;
 
 pub use address::{Mac, V4, V6};
@@ -20,9 +21,10 @@ pub use keys::{AllowKey, BackendKey, CounterIndex, FlowKey};
 pub use layout::{ENDPOINT_PREFIX, layout};
 pub use mark::{Mark, Sender};
 pub use reason::{Reason, UnknownReason};
+pub use tracking::{Backend, Flow, FlowState, FlowWord, FragmentCell, RingHeads};
 pub use values::{
-    AddressRole, AllowValue, Backend, Config, Counter, Direction, Endpoint, EndpointFlags, EventGate, Flow, FlowState,
-    FlowWord, FragmentCell, PolicyWord, PortRule, Prefix, RingHeads, Timeouts, TokenBucket,
+    AddressRole, AllowValue, Config, Counter, Direction, Endpoint, EndpointFlags, EventGate, PolicyWord, PortRule,
+    Prefix, Timeouts, TokenBucket,
 };
 
 /// Version of everything in this module, for people: what a pinned map looks like is told by its [`layout()`].

@@ -14,6 +14,7 @@ use crate::problem::{Problem, Severity};
 /// Pods that start then are held, as their interface appears without the plugin's word.
 const NOT_CALLED: &str = "pods that start are not announced to the agent: they are held at default deny, or not policed from \
                           their first packet on";
+const CANNOT_START: &str = "pods cannot start";
 const NOT_STARTED: &str = "pods cannot start while the runtime calls a plugin that is not there";
 
 /// The state between two looks.
@@ -21,11 +22,13 @@ pub(super) struct Pass {
     options: InstallOptions,
     /// Our copy of the plugin and the runtime's, when they were last found the same.
     same: Option<[files::Stamp; 2]>,
+    /// What this look finds wrong.
+    problems: Vec<Problem>,
 }
 
 impl Pass {
     pub(super) fn new(options: InstallOptions) -> Self {
-        Self { options, same: None }
+        Self { options, same: None, problems: Vec::new() }
     }
 
     /// What to watch.
@@ -35,23 +38,31 @@ impl Pass {
 
     /// Looks and acts; returns what is wrong.
     pub(super) fn run(&mut self) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        let has_plugin = self.keep_plugin(&mut problems);
-        self.keep_configuration(has_plugin, &mut problems);
-        problems
+        let has_plugin = self.keep_plugin();
+        self.keep_configuration(has_plugin);
+        std::mem::take(&mut self.problems)
+    }
+
+    fn say(&mut self, severity: Severity, path: &Path, message: String, effect: &str) {
+        let (origin, effect) = (path.display().to_string(), effect.to_owned());
+        self.problems.push(Problem { severity, origin, object: String::new(), field: String::new(), message, effect });
+    }
+
+    fn refuse(&mut self, path: &Path, message: String, effect: &str) {
+        self.say(Severity::Refused, path, message, effect);
     }
 
     /// True if the runtime has some version of the plugin.
-    fn keep_plugin(&mut self, problems: &mut Vec<Problem>) -> bool {
-        let InstallOptions { plugin_binary, bin_dir, .. } = &self.options;
+    fn keep_plugin(&mut self) -> bool {
+        let InstallOptions { plugin_binary, bin_dir, .. } = self.options.clone();
         let target = bin_dir.join(PLUGIN_TYPE);
-        let stamps = || Some([files::stamp(plugin_binary)?, files::stamp(&target)?]);
+        let stamps = || Some([files::stamp(&plugin_binary)?, files::stamp(&target)?]);
         if self.same.is_some() && self.same == stamps() {
             return true;
         }
         self.same = None;
         let installed = if bin_dir.is_dir() {
-            files::install_plugin(plugin_binary, &target)
+            files::install_plugin(&plugin_binary, &target)
         } else {
             Err(io::Error::new(io::ErrorKind::NotFound, "there is no such directory"))
         };
@@ -65,95 +76,90 @@ impl Pass {
             }
             Err(error) => {
                 let has_older = std::fs::read(&target).is_ok_and(|program| files::is_our_plugin(&program));
-                problems.push(Problem {
-                    severity: Severity::Refused,
-                    origin: target.display().to_string(),
-                    object: String::new(),
-                    field: String::new(),
-                    message: format!(
-                        "cannot copy the CNI plugin there from {}: {error}; give the runtime's directory of plugins with \
-                         --cni-bin-dir",
-                        plugin_binary.display()
-                    ),
-                    effect: if has_older { "an older version goes on".to_owned() } else { NOT_CALLED.to_owned() },
-                });
+                let message = format!(
+                    "cannot copy the CNI plugin there from {}: {error}; give the runtime's directory of plugins with \
+                     --cni-bin-dir",
+                    plugin_binary.display()
+                );
+                self.refuse(&target, message, if has_older { "an older version goes on" } else { NOT_CALLED });
                 has_older
             }
         }
     }
 
-    fn keep_configuration(&self, has_plugin: bool, problems: &mut Vec<Problem>) {
-        let directory = &self.options.conf_dir;
-        let mut say = |severity, path: &Path, message: String, effect: &str| {
-            let (origin, object, effect) = (path.display().to_string(), String::new(), effect.to_owned());
-            problems.push(Problem { severity, origin, object, field: String::new(), message, effect });
-        };
-        let names = match configurations(directory) {
+    fn keep_configuration(&mut self, has_plugin: bool) {
+        let directory = self.options.conf_dir.clone();
+        let names = match configurations(&directory) {
             Ok(names) => names,
             Err(error) => {
                 let message = format!("cannot be listed: {error}; give the runtime's directory with --cni-conf-dir");
-                return say(Severity::Refused, directory, message, NOT_CALLED);
+                return self.refuse(&directory, message, NOT_CALLED);
             }
         };
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let (before, source) = conflist::choose(&names);
-        for name in before {
-            let path = directory.join(name);
-            if !matches!(files::read_configuration(&path), Ok(Some(text)) if conflist::calls_us(&text)) {
-                let message = format!(
-                    "sorts before {FILE_NAME}, so the runtime uses it, and it does not call {PLUGIN_TYPE}: rename it to sort \
-                     later, or have it use {FILE_NAME} as its network"
-                );
-                say(Severity::Refused, &path, message, NOT_CALLED);
-            }
-        }
+        self.warn_of(&before);
         let own = directory.join(FILE_NAME);
-        let has_own = match files::read_configuration(&own) {
+        let present = match files::read_configuration(&own) {
             Ok(Some(text)) if !files::is_our_configuration(&text) => {
                 let message = format!("is not ours, as it does not call {PLUGIN_TYPE}; rename it");
-                return say(Severity::Refused, &own, message, NOT_CALLED);
+                return self.refuse(&own, message, NOT_CALLED);
             }
             Ok(text) => text,
             Err(error) => {
-                return say(Severity::Refused, &own, format!("cannot be read: {error}; remove it"), NOT_CALLED);
+                return self.refuse(&own, format!("cannot be read: {error}; remove it"), NOT_CALLED);
             }
         };
-        let kept = if has_own.is_some() { "what was made of it before stays in force" } else { NOT_CALLED };
-        let nothing = |why: &str| format!("{why}; Flannel or another network has to write one first");
-        let Some(source) = source else {
-            match files::remove_if_there(&own) {
-                Ok(()) => say(Severity::Note, directory, nothing("has no network configuration"), "pods cannot start"),
-                Err(error) => say(Severity::Refused, &own, format!("cannot be removed: {error}"), "pods cannot start"),
-            }
-            return;
+        let Some(source) = source.map(|name| directory.join(name)) else {
+            return self.withdraw(&own, &directory, "has no network configuration");
         };
-        let source = directory.join(source);
         match self.derived(&source) {
             Ok(None) => {}
-            Ok(Some((text, mode))) => {
-                let is_same = has_own.as_deref() == Some(text.as_str()) && files::mode_of(&own).ok() == Some(mode);
-                if !has_plugin {
-                    if has_own.is_some() {
-                        say(Severity::Refused, &own, format!("calls {PLUGIN_TYPE}, which is missing"), NOT_STARTED);
-                    }
-                } else if !is_same {
-                    match files::write_in_place(&own, &text, mode) {
-                        Ok(()) => {
-                            tracing::info!(file = %own.display(), from = %source.display(), "pods come to netpol-cni")
-                        }
-                        Err(error) => {
-                            say(Severity::Refused, &own, format!("cannot be written: {error}"), NOT_CALLED);
-                        }
-                    }
-                }
+            Ok(Some((text, mode))) if has_plugin => self.put(&own, present.as_deref(), (&text, mode)),
+            Ok(Some(_)) if present.is_some() => {
+                self.refuse(&own, format!("calls {PLUGIN_TYPE}, which is missing"), NOT_STARTED);
             }
-            Err(Unusable::Loopback) => match files::remove_if_there(&own) {
-                Ok(()) => say(Severity::Note, &source, nothing("connects no pods"), "pods cannot start"),
-                Err(error) => say(Severity::Refused, &own, format!("cannot be removed: {error}"), "pods cannot start"),
-            },
+            Ok(Some(_)) => {}
+            Err(Unusable::Loopback) => self.withdraw(&own, &source, "connects no pods"),
             Err(Unusable::Otherwise(why)) => {
-                say(Severity::Refused, &source, format!("cannot be extended by {PLUGIN_TYPE}: {why}"), kept);
+                let kept = if present.is_some() { "what was made of it before stays in force" } else { NOT_CALLED };
+                self.refuse(&source, format!("cannot be extended by {PLUGIN_TYPE}: {why}"), kept);
             }
+        }
+    }
+
+    /// Names what the runtime uses in place of ours, unless that calls us too.
+    fn warn_of(&mut self, before: &[&str]) {
+        for name in before {
+            let path = self.options.conf_dir.join(name);
+            if !matches!(files::read_configuration(&path), Ok(Some(text)) if conflist::calls_us(&text)) {
+                let message = format!(
+                    "sorts before {FILE_NAME}, so the runtime uses it, and it does not call {PLUGIN_TYPE}: rename it to \
+                     sort later, or have it use {FILE_NAME} as its network"
+                );
+                self.refuse(&path, message, NOT_CALLED);
+            }
+        }
+    }
+
+    fn put(&mut self, own: &Path, present: Option<&str>, (text, mode): (&str, u32)) {
+        if present == Some(text) && files::mode_of(own).ok() == Some(mode) {
+            return;
+        }
+        match files::write_in_place(own, text, mode) {
+            Ok(()) => tracing::info!(file = %own.display(), "pods that start come to netpol-cni"),
+            Err(error) => self.refuse(own, format!("cannot be written: {error}"), NOT_CALLED),
+        }
+    }
+
+    /// Without a network there is nothing to extend, and ours must not be taken for one.
+    fn withdraw(&mut self, own: &Path, because_of: &Path, why: &str) {
+        match files::remove_if_there(own) {
+            Ok(()) => {
+                let message = format!("{why}; Flannel or another network has to write a configuration first");
+                self.say(Severity::Note, because_of, message, CANNOT_START);
+            }
+            Err(error) => self.refuse(own, format!("cannot be removed: {error}"), CANNOT_START),
         }
     }
 

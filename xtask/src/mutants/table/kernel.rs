@@ -140,8 +140,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "sync-answers-before-enforcing",
         file: "netpol-agent/src/pipeline.rs",
         original: "                self.take(changes);
-                self.settle().await;",
-        fault: "                self.take(changes);",
+                if self.begun {
+                    self.settle().await;",
+        fault: "                self.take(changes);
+                if self.begun {",
         suite: Suite::NetnsShop,
         test: "a_server_with_free_egress_does_not_become_the_client_of_its_revoked_client",
         why: "who waits for `sync` is told that a policy is in force that is not",

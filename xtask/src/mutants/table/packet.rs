@@ -8,7 +8,7 @@ const FROM_POD: &str = "netpol-common/src/classify/from_pod.rs";
 const TO_POD: &str = "netpol-common/src/classify/to_pod.rs";
 const PACKET: &str = "netpol-common/src/packet.rs";
 const V4: &str = "netpol-common/src/packet/v4.rs";
-const VALUES: &str = "netpol-common/src/abi/values.rs";
+const TRACKING: &str = "netpol-common/src/abi/tracking.rs";
 const V6: &str = "netpol-common/src/packet/v6.rs";
 
 pub(super) const MUTANTS: &[Mutant] = &[
@@ -124,7 +124,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "later-fragments-pass-although-the-first-was-denied",
-        file: VALUES,
+        file: TRACKING,
         original: "denied if denied >= Reason::FIRST_DROP => Reason::FragmentOfDenied,",
         fault: "denied if denied >= Reason::FIRST_DROP => Reason::FragmentOfAllowed,",
         suite: Suite::Decision,
@@ -160,7 +160,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "fragments-of-one-pod-are-anothers",
-        file: VALUES,
+        file: TRACKING,
         original: "slot as u32 * Self::PER_SLOT + (fingerprint",
         fault: "slot as u32 * 0 + (fingerprint",
         suite: Suite::Decision,

@@ -3,13 +3,13 @@
 use super::{Mutant, Suite};
 
 const COOKIE: &str = "netpol-common/src/classify/cookie.rs";
-const VALUES: &str = "netpol-common/src/abi/values.rs";
+const TRACKING: &str = "netpol-common/src/abi/tracking.rs";
 const MARK: &str = "netpol-common/src/abi/mark.rs";
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "fragment-to-the-own-node-counts-as-judged",
-        file: VALUES,
+        file: TRACKING,
         original: "TO_OWN_NODE => Reason::ToOwnNode,",
         fault: "TO_OWN_NODE => Reason::FragmentOfAllowed,",
         suite: Suite::Abi,
@@ -18,7 +18,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "deferred-fragment-counts-as-judged",
-        file: VALUES,
+        file: TRACKING,
         original: "DEFERRED => Reason::Deferred,",
         fault: "DEFERRED => Reason::FragmentOfAllowed,",
         suite: Suite::Decision,
@@ -27,7 +27,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "first-fragment-remembered-for-ever",
-        file: VALUES,
+        file: TRACKING,
         original: " || age as u32 > limit >> Self::TICK_SHIFT {",
         fault: " || age as u32 > limit << Self::TICK_SHIFT {",
         suite: Suite::Abi,
@@ -36,7 +36,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "cell-answers-for-any-datagram",
-        file: VALUES,
+        file: TRACKING,
         original: "(self.0 ^ fingerprint) & Self::FINGERPRINT != 0",
         fault: "(self.0 ^ fingerprint) & 0 != 0",
         suite: Suite::Abi,
@@ -45,7 +45,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "empty-cell-answers",
-        file: VALUES,
+        file: TRACKING,
         original: "if self.0 == 0 ||",
         fault: "if self.0 == 1 ||",
         suite: Suite::Abi,
@@ -54,7 +54,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "half-of-the-cells-unused",
-        file: VALUES,
+        file: TRACKING,
         original: "(fingerprint as u32 & (Self::PER_SLOT - 1))",
         fault: "(fingerprint as u32 & (Self::PER_SLOT - 2))",
         suite: Suite::Abi,
