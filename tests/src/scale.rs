@@ -46,7 +46,7 @@ fn namespace(number: usize) -> Value {
         "kind": "Namespace",
         "metadata": {
             "name": format!("team-{number:03}"),
-            "labels": { "team": format!("t{}", number / 4), "env": ["dev", "stage", "prod"][number % 3] },
+            "labels": { "team": format!("t{}", number / 4), "env": pick(&["dev", "stage", "prod"], number) },
         },
         "spec": { "finalizers": ["kubernetes"] },
         "status": { "phase": "Active" },
@@ -71,6 +71,10 @@ fn service(size: Size, number: usize) -> Value {
         },
         "status": { "loadBalancer": {} },
     })
+}
+
+fn pick(words: &[&'static str], number: usize) -> &'static str {
+    words.get(number % words.len()).copied().unwrap_or_default()
 }
 
 fn address(first: u8, number: usize) -> String {
@@ -103,7 +107,7 @@ pub fn pod(size: Size, number: usize, relabelled: usize) -> Value {
         "app.kubernetes.io/name": app(number),
         "app.kubernetes.io/instance": format!("{}-{set}", app(number)),
         "app.kubernetes.io/version": format!("{}.{}.0", set % 5, set % 23),
-        "app.kubernetes.io/component": ["frontend", "backend", "database", "cache", "worker"][set % 5],
+        "app.kubernetes.io/component": pick(&["frontend", "backend", "database", "cache", "worker"], set),
         "app.kubernetes.io/part-of": format!("product-{}", set % 40),
         "app.kubernetes.io/managed-by": "Helm",
         "track": if relabelled % 2 == 0 { "stable" } else { "canary" },
