@@ -16,6 +16,7 @@
 //! - `guest`: process 1 of a virtual machine that tries the datapath on another kernel.
 //! - `kube_proxy`: what translates addresses on a node; `services`: a case of pods behind services, on two nodes.
 //! - `attack`: frames of a hostile pod, each beside a legal one of the same form, and the node on which they are tried.
+//! - `kubelet`: starts and ends pods through CNI plugins and reports them to the API server's double.
 //! - `scale`: a cluster of 100,000 pods.
 //! - `cni`: a container runtime, one call of a plugin, and an agent that answers as a test wants; `footprint`: all that netpol may leave
 //!   on a node, as a list.
@@ -39,6 +40,7 @@ pub mod generate;
 pub mod guest;
 pub mod judge;
 pub mod kube_proxy;
+pub mod kubelet;
 pub mod level;
 pub mod manifests;
 pub mod netns;

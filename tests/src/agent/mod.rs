@@ -53,6 +53,8 @@ pub struct Options {
     pub output: Output,
     /// The agent's node, which it is told then; else it runs on the first and takes every pod for one of its own.
     pub node: Option<String>,
+    /// The API server that it follows; else the manifests of the run.
+    pub kubeconfig: Option<PathBuf>,
     /// More arguments of `netpol-agent run`.
     pub arguments: Vec<String>,
     /// More environment, as a log filter.
@@ -159,7 +161,11 @@ impl Agent {
         let binary = options.version.binary()?;
         let node = cluster.node(options.node.as_deref().unwrap_or(cluster.first_node()))?;
         let mut command = Command::new(&binary);
-        command.arg("run").arg("--manifests").arg(cluster.run().manifests());
+        command.arg("run");
+        match &options.kubeconfig {
+            Some(kubeconfig) => command.arg("--kubeconfig").arg(kubeconfig),
+            None => command.arg("--manifests").arg(cluster.run().manifests()),
+        };
         command.arg("--bpffs").arg(node.bpffs()).arg("--socket").arg(node.socket());
         command.arg("--state-dir").arg(node.socket().with_extension("attachments"));
         command.arg("--output").arg(if options.output == Output::Json { "json" } else { "text" });

@@ -32,6 +32,7 @@ pub const FLANNEL: &str = r#"{
 pub struct CniNode<'a> {
     namespace: &'a Namespace,
     root: PathBuf,
+    number: u8,
 }
 
 impl<'a> CniNode<'a> {
@@ -40,12 +41,26 @@ impl<'a> CniNode<'a> {
     /// # Errors
     /// If they cannot be made.
     pub fn new(run: &Run, namespace: &'a Namespace, version: &str) -> Result<Self> {
-        let node = Self { namespace, root: run.manifests().with_file_name("cni") };
-        for directory in [node.conf_dir(), node.bin_dir(), node.cache_dir(), node.data_dir()] {
+        let node = Self::at(run.manifests().with_file_name("cni"), namespace, 1);
+        node.make(version)?;
+        Ok(node)
+    }
+
+    /// Makes the directories, with Flannel's configuration.
+    ///
+    /// # Errors
+    /// If they cannot be made.
+    pub fn make(&self, version: &str) -> Result<()> {
+        for directory in [self.conf_dir(), self.bin_dir(), self.cache_dir(), self.data_dir()] {
             fs::create_dir_all(directory)?;
         }
-        node.write_flannel(version)?;
-        Ok(node)
+        self.write_flannel(version)
+    }
+
+    /// The directories below `root`, as they are; `number` is the node's, and that of its pods' subnets.
+    #[must_use]
+    pub fn at(root: PathBuf, namespace: &'a Namespace, number: u8) -> Self {
+        Self { namespace, root, number }
     }
 
     /// Writes Flannel's configuration, as Flannel does at its start.
@@ -53,7 +68,9 @@ impl<'a> CniNode<'a> {
     /// # Errors
     /// If it cannot be written.
     pub fn write_flannel(&self, version: &str) -> Result<()> {
-        let text = FLANNEL.replace("DATA", &self.data_dir().display().to_string()).replace("0.3.1", version);
+        let subnets = (format!("10.244.{}.", self.number), format!("fd00:10:244:{}:", self.number));
+        let text = FLANNEL.replace("10.244.1.", &subnets.0).replace("fd00:10:244:1:", &subnets.1);
+        let text = text.replace("DATA", &self.data_dir().display().to_string()).replace("0.3.1", version);
         fs::write(self.conf_dir().join("10-flannel.conflist"), text).context("cannot write Flannel's configuration")
     }
 

@@ -1,7 +1,6 @@
 //! Small random clusters: few names, labels, addresses and ports, so that everything meets everything.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use netpol_common::abi::Direction;
 use proptest::collection::vec;
