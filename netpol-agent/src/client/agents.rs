@@ -69,7 +69,9 @@ impl Agents {
                 Config::from_kubeconfig(&options).await.map_err(|error| wrong(chain(&error)))?
             }
             // Where there is no pod around us, that is not worth a word.
-            None => Config::infer().await.map_err(|error| wrong(error.source().map_or_else(|| error.to_string(), chain)))?,
+            None => {
+                Config::infer().await.map_err(|error| wrong(error.source().map_or_else(|| error.to_string(), chain)))?
+            }
         };
         let client = Client::try_from(config).map_err(|error| wrong(chain(&error)))?;
         Ok(Self { client, namespace: place.agent_namespace.clone(), nodes: place.node.clone() })

@@ -70,19 +70,24 @@ impl SocketError {
     }
 }
 
+/// What to do about a socket that nobody answers at.
+const ADVICE: [(io::ErrorKind, &str); 3] = [
+    (
+        io::ErrorKind::NotFound,
+        "; is netpol-agent running here, and with this --socket? (What it enforced stays in force without it)",
+    ),
+    (
+        io::ErrorKind::ConnectionRefused,
+        "; nobody serves it any more: netpol-agent stopped or is starting (what it enforced stays in force)",
+    ),
+    (
+        io::ErrorKind::PermissionDenied,
+        "; only root may ask it: use sudo, or ask through the API server with --all-nodes",
+    ),
+];
+
 fn advice(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::NotFound => {
-            "; is netpol-agent running here, and with this --socket? (What it enforced stays in force without it)"
-        }
-        io::ErrorKind::ConnectionRefused => {
-            "; nobody serves it any more: netpol-agent stopped or is starting (what it enforced stays in force)"
-        }
-        io::ErrorKind::PermissionDenied => {
-            "; only root may ask it: use sudo, or ask through the API server with --all-nodes"
-        }
-        _ => "",
-    }
+    ADVICE.iter().find(|(kind, _)| *kind == error.kind()).map_or("", |(_, advice)| advice)
 }
 
 /// Asks the agent at `path`; the answer comes with the name of its node.

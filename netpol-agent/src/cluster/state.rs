@@ -74,6 +74,55 @@ fn with_name(mut labels: Labels, name: &Arc<str>) -> Labels {
     labels
 }
 
+/// The live pods that claim an address: nearly always one, which then needs no set of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Claimants {
+    One(PodKey),
+    Several(BTreeSet<PodKey>),
+}
+
+impl Claimants {
+    fn iter(&self) -> impl Iterator<Item = &PodKey> {
+        let (one, several) = match self {
+            Self::One(key) => (Some(key), None),
+            Self::Several(keys) => (None, Some(keys)),
+        };
+        one.into_iter().chain(several.into_iter().flatten())
+    }
+
+    /// All of them and another; `None` of both is nobody.
+    fn with(before: Option<Self>, key: PodKey) -> Self {
+        match before {
+            None => Self::One(key),
+            Some(Self::One(other)) if other == key => Self::One(key),
+            Some(Self::One(other)) => Self::Several(BTreeSet::from([other, key])),
+            Some(Self::Several(mut keys)) => {
+                keys.insert(key);
+                Self::Several(keys)
+            }
+        }
+    }
+
+    /// All of them but one, `None` if that leaves nobody.
+    fn without(self, key: &PodKey) -> Option<Self> {
+        match self {
+            Self::One(other) => (other != *key).then_some(Self::One(other)),
+            Self::Several(mut keys) => {
+                keys.remove(key);
+                let last = if keys.len() < 2 { keys.pop_first() } else { None };
+                match last {
+                    Some(last) => Some(Self::One(last)),
+                    None => (!keys.is_empty()).then_some(Self::Several(keys)),
+                }
+            }
+        }
+    }
+
+    fn is_contested(&self) -> bool {
+        matches!(self, Self::Several(_))
+    }
+}
+
 /// Every object known, indexed the ways that policy asks for them.
 ///
 /// Pods and policies live under their namespace, as a selector reaches either one namespace or those that match; the
@@ -82,8 +131,8 @@ fn with_name(mut labels: Labels, name: &Arc<str>) -> Labels {
 pub struct ClusterState {
     namespaces: BTreeMap<Arc<str>, NamespaceState>,
     services: BTreeMap<ObjectKey, Arc<Service>>,
-    /// Live pods by each of their own addresses; nearly always one.
-    claims: BTreeMap<IpAddr, BTreeSet<PodKey>>,
+    /// Live pods by each of their own addresses.
+    claims: BTreeMap<IpAddr, Claimants>,
     /// Addresses that more than one live pod claims.
     contested: BTreeSet<IpAddr>,
 }
@@ -159,7 +208,7 @@ impl ClusterState {
 
     /// The live pods that claim an address: none for addresses outside the cluster, of nodes and hostNetwork pods.
     pub fn claimants(&self, address: IpAddr) -> impl Iterator<Item = &PodKey> {
-        self.claims.get(&address).into_iter().flatten()
+        self.claims.get(&address).into_iter().flat_map(Claimants::iter)
     }
 
     /// Addresses that more than one live pod claims.
@@ -251,11 +300,11 @@ impl ClusterState {
             return;
         }
         for address in &pod.addresses {
-            let claimants = self.claims.entry(*address).or_default();
-            claimants.insert(pod.key.clone());
-            if claimants.len() > 1 {
+            let claimants = Claimants::with(self.claims.remove(address), pod.key.clone());
+            if claimants.is_contested() {
                 self.contested.insert(*address);
             }
+            self.claims.insert(*address, claimants);
         }
     }
 
@@ -264,13 +313,12 @@ impl ClusterState {
             return;
         }
         for address in &pod.addresses {
-            let Some(claimants) = self.claims.get_mut(address) else { continue };
-            claimants.remove(&pod.key);
-            if claimants.len() < 2 {
+            let left = self.claims.remove(address).and_then(|claimants| claimants.without(&pod.key));
+            if !left.as_ref().is_some_and(Claimants::is_contested) {
                 self.contested.remove(address);
             }
-            if claimants.is_empty() {
-                self.claims.remove(address);
+            if let Some(left) = left {
+                self.claims.insert(*address, left);
             }
         }
     }

@@ -3,8 +3,9 @@
 //! Tests [`apply`](ApiServer::apply) and [`delete`](ApiServer::delete) objects and inject [`Faults`] while something
 //! follows. What the real one does and this does not: TLS, selectors, validation, admission, and watch events in batches.
 //! `store` keeps objects and a bounded history, `request` reads what is asked, `list`, `watch` and `single` answer, `pipe`
-//! sends answers whole or spoiled.
+//! sends answers whole or spoiled, `exec` runs commands in pods.
 
+mod exec;
 mod faults;
 mod list;
 mod pipe;
@@ -23,6 +24,7 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use tokio::sync::watch as signal;
 
+pub use self::exec::Executed;
 pub use self::faults::{Faults, Refusal, Spoil};
 pub use self::store::Kind;
 use self::store::Store;
@@ -47,6 +49,7 @@ pub(crate) struct Shared {
     requests: Mutex<Vec<String>>,
     watching: AtomicUsize,
     posted: Mutex<Vec<Value>>,
+    executor: Mutex<Option<exec::Executor>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -78,6 +81,7 @@ impl ApiServer {
             requests: Mutex::default(),
             watching: AtomicUsize::new(0),
             posted: Mutex::default(),
+            executor: Mutex::default(),
         });
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
@@ -178,6 +182,11 @@ impl ApiServer {
     #[must_use]
     pub fn take_posted(&self) -> Vec<Value> {
         std::mem::take(&mut locked(&self.shared.posted))
+    }
+
+    /// Has commands run in pods do this: it gets the pod's name and the command.
+    pub fn on_exec(&self, execute: impl Fn(&str, &[String]) -> Executed + Send + 'static) {
+        *locked(&self.shared.executor) = Some(Box::new(execute));
     }
 
     /// How often watches get a bookmark; kube-apiserver sends one a minute.

@@ -13,6 +13,8 @@ pub(super) enum Asked {
     Single { kind: Kind, namespace: String, name: String },
     /// An Event to be taken.
     Event,
+    /// A command to be run in a pod.
+    Exec { pod: String, command: Vec<String> },
     /// The server's version.
     Version,
     /// Nothing that is served.
@@ -37,6 +39,10 @@ impl Asked {
         let path: Vec<&str> = uri.path().trim_matches('/').split('/').collect();
         let inside = match path.as_slice() {
             ["version"] => return Self::Version,
+            ["api", "v1", "namespaces", _, "pods", pod, "exec"] => {
+                let words = uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.strip_prefix("command="));
+                return Self::Exec { pod: (*pod).to_owned(), command: words.map(decoded).collect() };
+            }
             ["apis", "events.k8s.io", "v1", "namespaces", _, "events"] if method == Method::POST => return Self::Event,
             ["api", "v1", inside @ ..] => inside,
             ["apis", "networking.k8s.io", "v1", inside @ ..] => inside,
@@ -93,7 +99,9 @@ impl Options {
         if self.resource_version.is_empty() {
             return Ok(0);
         }
-        self.resource_version.parse().map_err(|_no_number| format!("invalid resource version {:?}", self.resource_version))
+        self.resource_version
+            .parse()
+            .map_err(|_no_number| format!("invalid resource version {:?}", self.resource_version))
     }
 
     /// What ValidateListOptions says.

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 use super::request::{Asked, Options};
 use super::store::{Kind, status};
-use super::{Shared, list, locked, single, watch};
+use super::{Shared, exec, list, locked, single, watch};
 
 /// A body of any sort.
 pub(super) type Answer = Response<BoxBody<Bytes, std::io::Error>>;
@@ -64,13 +64,16 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Answer {
         return refused;
     }
     match asked {
-        Asked::Collection { kind, namespace, options } if options.watch => watch::answer(shared, kind, namespace, options),
+        Asked::Collection { kind, namespace, options } if options.watch => {
+            watch::answer(shared, kind, namespace, options)
+        }
         Asked::Collection { kind, namespace, options } => {
             let gzip = list::takes_gzip(request.headers());
             list::answer(shared, (kind, namespace.as_deref()), &options, gzip)
         }
         Asked::Single { kind, namespace, name } => single::get(shared, kind, &namespace, &name),
         Asked::Event => single::post(shared, request).await,
+        Asked::Exec { pod, command } => exec::answer(shared, request, &pod, &command),
         Asked::Version => plain(StatusCode::OK, &json!({ "major": "1", "minor": "36", "gitVersion": "v1.36.0" })),
         Asked::Nothing => error(404, "NotFound", "the server could not find the requested resource"),
     }
@@ -97,7 +100,7 @@ fn refused(shared: &Shared, request: &Request<Incoming>, asked: &Asked) -> Optio
         Asked::Collection { kind, options: Options { watch: true, .. }, .. } => (kind, "watch"),
         Asked::Collection { kind, .. } => (kind, "list"),
         Asked::Single { kind, .. } => (kind, "get"),
-        Asked::Event | Asked::Version | Asked::Nothing => return None,
+        Asked::Event | Asked::Exec { .. } | Asked::Version | Asked::Nothing => return None,
     };
     faults.forbidden.contains(kind.plural()).then(|| forbidden(*kind, verb))
 }

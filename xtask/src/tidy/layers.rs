@@ -65,6 +65,31 @@ const LAYERS: &[Layer] = &[
         may_use: Some(&["problem", "near", "cluster"]),
         never: &["aya", "rtnetlink"],
     },
+    Layer { path: "netpol-agent/src/near", may_use: Some(&[]), never: IMPURE },
+    Layer { path: "netpol-agent/src/observe/answer", may_use: Some(&["problem"]), never: IMPURE },
+    Layer {
+        path: "netpol-agent/src/observe/report",
+        may_use: Some(&["cluster", "endpoints", "near", "observe", "policy", "problem"]),
+        never: IMPURE,
+    },
+    Layer { path: "netpol-agent/src/observe/health", may_use: Some(&["observe::answer"]), never: &["kube", "aya"] },
+    Layer {
+        path: "netpol-agent/src/observe/events_kube",
+        may_use: Some(&["problem"]),
+        never: &["aya", "rtnetlink", "std::fs"],
+    },
+    // The client knows the agent by its answers only.
+    Layer {
+        path: "netpol-agent/src/client",
+        may_use: Some(&["observe::admin", "observe::answer", "problem"]),
+        never: &["aya", "rtnetlink"],
+    },
+    Layer {
+        path: "netpol-agent/src/client/show",
+        may_use: Some(&["client", "observe::answer", "problem"]),
+        never: IMPURE,
+    },
+    Layer { path: "netpol-agent/src/client/table", may_use: Some(&[]), never: IMPURE },
     Layer {
         path: "netpol-agent/src/flow",
         may_use: Some(&[
