@@ -126,6 +126,15 @@ pub enum Command {
         #[command(subcommand)]
         command: PolicyCommand,
     },
+    /// Take netpol off this node, or off all nodes (-A), before it is uninstalled.
+    ///
+    /// Each agent removes its CNI configuration and plugin, programs, maps and firewall table, and does nothing more until its
+    /// pod is deleted; traffic is no longer policed. Delete the DaemonSet next: an agent that is started again begins anew.
+    Cleanup {
+        /// Yes, policies shall no longer be enforced.
+        #[arg(long, required = true)]
+        yes: bool,
+    },
     /// Print a completion script for a shell, e.g. `netpol completions bash > /etc/bash_completion.d/netpol`.
     Completions {
         /// The shell.

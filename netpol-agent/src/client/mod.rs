@@ -3,7 +3,7 @@
 //! In: flags ([`cli`]). Out: tables or JSON on standard output, progress and errors on standard error, an exit code. It asks
 //! either the agent of this machine through its socket (`socket`), or all agents of a cluster through the API server
 //! (`agents`): there it runs itself in each agent's pod, so that no port is open and RBAC decides who may ask. `wait` judges
-//! what is still waited for, `show` makes tables; both are pure. Nothing here changes anything.
+//! what is still waited for, `show` makes tables; both are pure. Nothing here changes anything but `cleanup`.
 
 mod agents;
 mod ask;
@@ -24,7 +24,7 @@ use self::ask::{Answers, Asker};
 use self::cli::{Cli, Command, EXIT_FAILURE, EXIT_NO_ANSWER, EXIT_NOT_SETTLED, EXIT_OK, Output, PolicyCommand};
 use self::show::Sight;
 use crate::observe::admin::Request;
-use crate::observe::answer::{EndpointList, PolicyAnswer, PolicyList, Status};
+use crate::observe::answer::{EndpointList, PolicyAnswer, PolicyList, Retired, Status};
 
 pub use self::ask::ClientError;
 
@@ -46,6 +46,12 @@ pub async fn run(cli: Cli) -> Result<ExitCode, ClientError> {
             print(&answers, output, show::status)?;
             let settled = waited && answers.all(|status| status.settled);
             Ok(code(&answers, if settled { EXIT_OK } else { EXIT_NOT_SETTLED }))
+        }
+        Command::Cleanup { .. } => {
+            let asker = Asker::new(&place).await?;
+            let answers: Answers<Retired> = asker.ask(&Request::Retire, &["cleanup", "--yes"]).await?;
+            print(&answers, output, show::retired)?;
+            Ok(code(&answers, EXIT_OK))
         }
         Command::Endpoints { namespace } => {
             let asker = Asker::new(&place).await?;

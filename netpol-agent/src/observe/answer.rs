@@ -307,3 +307,11 @@ pub struct PeerReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub addresses: Option<usize>,
 }
+
+/// An agent that has removed everything from its node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Retired {
+    /// True if nothing is left.
+    pub retired: bool,
+}

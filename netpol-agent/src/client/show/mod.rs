@@ -14,6 +14,7 @@ pub(super) use self::status::status;
 
 use super::ask::Answers;
 use super::table::{Cell, Style, Table, printable};
+use crate::observe::answer::Retired;
 
 /// How it is looked at.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +44,15 @@ fn push_refused<T>(table: &mut Table, answers: &Answers<T>) {
 fn refused_lines<T>(answers: &Answers<T>, sight: Sight) -> String {
     let line = |(node, why): (&str, &str)| sight.paint(&format!("{node}: no answer: {why}"), Style::Bad) + "\n";
     answers.refused().map(line).collect()
+}
+
+/// What became of a clean-up.
+pub(super) fn retired(answers: &Answers<Retired>, sight: Sight) -> String {
+    let line = |(node, _): (&str, &Retired)| {
+        let name = if node.is_empty() { "this node" } else { node };
+        format!("{}: netpol is off; delete its pod, or restart it to begin anew\n", printable(name))
+    };
+    answers.given().map(line).collect::<String>() + &refused_lines(answers, sight)
 }
 
 /// A name, or a dash where there is none.
