@@ -301,7 +301,8 @@ fn pages_of_a_list_are_put_together_and_an_expired_token_starts_it_again() {
             let mut scene = Scene::on(server, impatient()).await;
             scene.converge().await;
             let requests = scene.server.take_requests();
-            let pages = requests.iter().filter(|request| request.contains("/pods?") && request.contains("limit=")).count();
+            let pages =
+                requests.iter().filter(|request| request.contains("/pods?") && request.contains("limit=")).count();
             // 500, 500, 202; or 500, expired, 1000, expired, 2000.
             assert_eq!(pages, if expired { 5 } else { 3 }, "{requests:#?}");
             assert_eq!(scene.batches.len(), 1);
@@ -439,10 +440,12 @@ fn a_missing_right_is_named_and_the_rest_goes_on() {
         scene.server.faults(|faults| faults.forbidden = BTreeSet::from(["networkpolicies".to_owned()]));
         scene.server.break_connections();
         let failing = |scene: &Scene| scene.source.health().kinds[0].error.is_some();
-        scene.until("the right is missed", |scene| {
-            failing(scene) && scene.source.health().kinds[0].error.as_ref().is_some_and(|error| error.contains("403"))
-        })
-        .await;
+        scene
+            .until("the right is missed", |scene| {
+                failing(scene)
+                    && scene.source.health().kinds[0].error.as_ref().is_some_and(|error| error.contains("403"))
+            })
+            .await;
         let problems = scene.source.take().problems;
         let text = problems.iter().map(ToString::to_string).collect::<String>();
         for word in ["networkpolicies", "networking.k8s.io", "list", "watch", "ClusterRole", "stays in force"] {
@@ -470,10 +473,16 @@ fn a_token_that_is_no_longer_taken_is_read_again() {
         scene.guard();
         scene.server.faults(|faults| faults.token = Some("second".to_owned()));
         scene.server.break_connections();
-        scene.until("credentials are refused", |scene| {
-            scene.source.health().kinds.iter().any(|kind| kind.error.as_ref().is_some_and(|error| error.contains("401")))
-        })
-        .await;
+        scene
+            .until("credentials are refused", |scene| {
+                scene
+                    .source
+                    .health()
+                    .kinds
+                    .iter()
+                    .any(|kind| kind.error.as_ref().is_some_and(|error| error.contains("401")))
+            })
+            .await;
         std::fs::write(&token.0, "second").unwrap();
         scene.until("they are read again", |scene| !scene.source.health().is_stale()).await;
         scene.server.apply(&pod("late", "one", 30));
@@ -521,7 +530,8 @@ fn a_pod_waits_for_its_namespace_and_a_namespace_for_its_pods() {
         scene.server.apply(&in_z("early", "one"));
         // A marker that comes after it in the same watch.
         scene.server.apply(&pod("marker", "one", 41));
-        let has = |scene: &Scene, namespace: &str, name: &str| scene.state.pod(&ObjectKey::new(namespace, name)).is_some();
+        let has =
+            |scene: &Scene, namespace: &str, name: &str| scene.state.pod(&ObjectKey::new(namespace, name)).is_some();
         scene.until("the marker", |scene| has(scene, "x", "marker")).await;
         assert!(!has(&scene, "z", "early"), "no selector knows the labels of its namespace");
         scene.server.faults(|faults| faults.forbidden.clear());

@@ -123,8 +123,7 @@ impl Follower {
             self.streaming = Streaming::Wanted;
         }
         self.backoff.reset();
-        self.shared.publish(|ledger| ledger.complete(self.resource));
-        self.shared.fresh(self.resource);
+        self.shared.complete(self.resource);
     }
 
     /// Opens what a list leads to: the rest of the stream, or a watch.
