@@ -158,6 +158,7 @@ fn measure(size: Size, arguments: &Arguments) -> Result<ExitCode> {
     let compiled = started.elapsed();
     println!("events {events}, slots {slots}, operations {operations}");
     println!("synced after {synced:.2?}, in the compiler after {taken:.2?}, plan after {compiled:.2?}");
+    println!("processor time {:.2?}", processor_time()?);
     println!("addresses in the maps {}", agent.installed.tables.addresses.len());
     let peak = memory("VmHWM")?;
     println!("peak of memory {peak} MB ({before} MB before), now {} MB", memory("VmRSS")?);
@@ -181,6 +182,16 @@ fn measure(size: Size, arguments: &Arguments) -> Result<ExitCode> {
     let good = compiled.as_secs_f64() < MOST_SECONDS && peak < MOST_MEGABYTES && median < MOST_TO_PLAN;
     println!("{}", if good { "within the targets" } else { "OUTSIDE the targets" });
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Processor time of this process so far.
+fn processor_time() -> Result<Duration> {
+    let used = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).context("no usage")?;
+    let time = |value: nix::sys::time::TimeVal| {
+        Duration::from_secs(u64::try_from(value.tv_sec()).unwrap_or_default())
+            + Duration::from_micros(u64::try_from(value.tv_usec()).unwrap_or_default())
+    };
+    Ok(time(used.user_time()) + time(used.system_time()))
 }
 
 /// A figure of /proc/self/status, in megabytes.

@@ -39,6 +39,11 @@ const fn pure_datapath(path: &'static str) -> Layer {
     Layer { path, may_use: Some(DATAPATH_VALUES), never: IMPURE }
 }
 
+/// What decides about what the API server says, apart from what talks to it.
+const fn pure_source(path: &'static str) -> Layer {
+    Layer { path, may_use: Some(&["problem", "cluster", "source"]), never: IMPURE }
+}
+
 const LAYERS: &[Layer] = &[
     Layer { path: "netpol-common/src", may_use: None, never: &["std", "alloc", "aya"] },
     // Behind the feature `user`: conversions and `aya::Pod`, which must live with the types.
@@ -60,6 +65,9 @@ const LAYERS: &[Layer] = &[
     pure_datapath("netpol-agent/src/datapath/plan"),
     Layer { path: "netpol-agent/src/datapath", may_use: Some(&["problem"]), never: &["kube", "k8s_openapi"] },
     Layer { path: "netpol-agent/src/node", may_use: Some(&["problem"]), never: &["kube", "k8s_openapi", "aya"] },
+    pure_source("netpol-agent/src/source/kube/interner"),
+    pure_source("netpol-agent/src/source/kube/ledger"),
+    pure_source("netpol-agent/src/source/kube/wire"),
     Layer {
         path: "netpol-agent/src/source",
         may_use: Some(&["problem", "near", "cluster"]),

@@ -8,6 +8,8 @@ use bytes::Bytes;
 use kube::core::Request;
 use kube::core::params::{ListParams, WatchParams};
 
+use tokio::time::Instant;
+
 use super::follow::{Follower, Open, Position, Streaming};
 use super::health::Doing;
 use super::ledger::Version;
@@ -22,6 +24,14 @@ const LARGEST_PAGE: u32 = 8000;
 /// More than the largest page can have.
 const MOST_OF_A_PAGE: usize = 512 << 20;
 
+/// What a line of a streaming list is.
+enum Initial {
+    Object,
+    Nothing,
+    /// The last one: watch from here.
+    End(Position),
+}
+
 impl Follower {
     /// Reads all objects as the beginning of a watch, which goes on in the lines that are returned.
     pub(super) async fn stream_list(&mut self) -> Result<(Lines, Position), Trouble> {
@@ -34,22 +44,27 @@ impl Follower {
             Err(trouble) => return Err(trouble),
         };
         self.shared.ledger(|ledger| ledger.begin(self.resource));
+        let mut last_object = Instant::now();
         loop {
-            let line = match lines.next(self.timing.streaming).await {
+            // Bookmarks do not count: a server that takes this for an ordinary watch sends them for ever.
+            let patience = self.timing.streaming.saturating_sub(last_object.elapsed());
+            let line = match lines.next(patience).await {
                 Ok(Some(line)) => line,
                 Ok(None) => return Err(Trouble::Garbage("it ended a streaming list before its end".to_owned())),
                 Err(cut @ lines::Cut::Silent(_)) => return Err(Trouble::StuckStreaming(cut)),
                 Err(cut @ lines::Cut::Broken(_)) => return Err(cut.into()),
             };
             self.shared.heard(self.resource);
-            if let Some(position) = self.take_initial(&line)? {
-                return Ok((lines, position));
+            match self.take_initial(&line)? {
+                Initial::Object => last_object = Instant::now(),
+                Initial::Nothing => {}
+                Initial::End(position) => return Ok((lines, position)),
             }
         }
     }
 
-    /// Takes one line of a streaming list; the version to go on from if it is the last.
-    fn take_initial(&mut self, line: &Bytes) -> Result<Option<Position>, Trouble> {
+    /// Takes one line of a streaming list.
+    fn take_initial(&mut self, line: &Bytes) -> Result<Initial, Trouble> {
         let line: Line<'_> = serde_json::from_slice(line).map_err(garbage)?;
         match line.event {
             "ADDED" | "MODIFIED" => {
@@ -64,9 +79,11 @@ impl Follower {
             "BOOKMARK" => {
                 let bookmark: Bookmark = serde_json::from_str(line.object.get()).map_err(garbage)?;
                 if bookmark.ends_initial_events() {
+                    let position = Position::new(bookmark.metadata.resource_version)?;
                     self.complete();
-                    return Position::new(bookmark.metadata.resource_version).map(Some);
+                    return Ok(Initial::End(position));
                 }
+                return Ok(Initial::Nothing);
             }
             "ERROR" => {
                 let status: Status = serde_json::from_str(line.object.get()).map_err(garbage)?;
@@ -74,7 +91,7 @@ impl Follower {
             }
             other => return Err(Trouble::Garbage(format!("unknown event {other:?}"))),
         }
-        Ok(None)
+        Ok(Initial::Object)
     }
 
     /// Reads all objects page by page.
@@ -123,8 +140,7 @@ impl Follower {
             self.streaming = Streaming::Wanted;
         }
         self.backoff.reset();
-        self.shared.publish(|ledger| ledger.complete(self.resource));
-        self.shared.fresh(self.resource);
+        self.shared.complete(self.resource);
     }
 
     /// Opens what a list leads to: the rest of the stream, or a watch.

@@ -27,9 +27,17 @@ pub(super) struct State {
     grave: [bool; 4],
     /// Something to take since then.
     news_since: Option<Instant>,
+    /// What is to be taken comes from a list, at least in part.
+    relisted: bool,
 }
 
 impl State {
+    /// True while kinds may still be on their way to the same moment.
+    fn is_moving(&self) -> bool {
+        let behind = || self.health.iter().any(|health| health.stale_since.is_some());
+        self.ledger.is_listing() || (self.relisted && behind())
+    }
+
     fn health_mut(&mut self, resource: Resource) -> Option<&mut KindHealth> {
         self.health.iter_mut().find(|health| health.kind == resource.plural())
     }
@@ -47,8 +55,13 @@ impl Shared {
             failures: 0,
             error: None,
         };
-        let state =
-            State { ledger: Ledger::default(), health: Resource::ALL.map(health), grave: [false; 4], news_since: None };
+        let state = State {
+            ledger: Ledger::default(),
+            health: Resource::ALL.map(health),
+            grave: [false; 4],
+            news_since: None,
+            relisted: false,
+        };
         Self { state: Mutex::new(state), news: Notify::new() }
     }
 
@@ -68,6 +81,13 @@ impl Shared {
         state.news_since.get_or_insert_with(Instant::now);
         drop(state);
         self.news.notify_one();
+    }
+
+    /// The list of a kind is whole.
+    pub(super) fn complete(&self, resource: Resource) {
+        self.lock().relisted = true;
+        self.publish(|ledger| ledger.complete(resource));
+        self.fresh(resource);
     }
 
     /// This is being done.
@@ -123,8 +143,9 @@ impl Shared {
         self.news.notify_one();
     }
 
-    /// Waits until there is something to take: at once, unless some kind is in the middle of a list, so that kinds which
-    /// are listed at the same time move together. That is waited for no longer than `hold`.
+    /// Waits until there is something to take: at once, unless some kind is in the middle of a list, or (after a list of
+    /// another) not heard of yet, so that kinds which are listed at the same time move together. That is waited for no
+    /// longer than `hold`.
     pub(super) async fn changed(&self, hold: Duration) {
         loop {
             let until = {
@@ -133,7 +154,7 @@ impl Shared {
                     None => None,
                     Some(since) => {
                         let until = since + hold;
-                        if !state.ledger.is_listing() || Instant::now() >= until {
+                        if !state.is_moving() || Instant::now() >= until {
                             return;
                         }
                         Some(until)
@@ -152,7 +173,7 @@ impl Shared {
 
     pub(super) fn take(&self) -> Changes {
         let mut state = self.lock();
-        state.news_since = None;
+        (state.news_since, state.relisted) = (None, false);
         let events = state.ledger.take();
         let mut problems: Vec<Problem> = state.ledger.problems().cloned().collect();
         let grave = state.grave;
