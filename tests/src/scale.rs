@@ -46,7 +46,7 @@ fn namespace(number: usize) -> Value {
         "kind": "Namespace",
         "metadata": {
             "name": format!("team-{number:03}"),
-            "labels": { "team": format!("t{}", number / 4), "env": ["dev", "stage", "prod"][number % 3] },
+            "labels": { "team": format!("t{}", number / 4), "env": (["dev", "stage", "prod"][number % 3]) },
         },
         "spec": { "finalizers": ["kubernetes"] },
         "status": { "phase": "Active" },
@@ -103,7 +103,7 @@ pub fn pod(size: Size, number: usize, relabelled: usize) -> Value {
         "app.kubernetes.io/name": app(number),
         "app.kubernetes.io/instance": format!("{}-{set}", app(number)),
         "app.kubernetes.io/version": format!("{}.{}.0", set % 5, set % 23),
-        "app.kubernetes.io/component": ["frontend", "backend", "database", "cache", "worker"][set % 5],
+        "app.kubernetes.io/component": (["frontend", "backend", "database", "cache", "worker"][set % 5]),
         "app.kubernetes.io/part-of": format!("product-{}", set % 40),
         "app.kubernetes.io/managed-by": "Helm",
         "track": if relabelled % 2 == 0 { "stable" } else { "canary" },
@@ -211,9 +211,7 @@ fn spec(node: &str) -> Value {
 }
 
 fn status(ip: &str, node: &str) -> Value {
-    let condition = |kind: &str| {
-        json!({ "type": kind, "status": "True", "lastProbeTime": null, "lastTransitionTime": "2026-01-01T00:00:00Z" })
-    };
+    let condition = |kind: &str| json!({ "type": kind, "status": "True", "lastProbeTime": null, "lastTransitionTime": "2026-01-01T00:00:00Z" });
     let container = |name: &str| {
         json!({ "name": name, "state": { "running": { "startedAt": "2026-01-01T00:00:00Z" } }, "lastState": {}, "ready": true,
             "restartCount": 0, "started": true, "image": format!("registry.example.com/products/{name}"),
@@ -257,9 +255,11 @@ fn policy(size: Size, number: usize) -> Value {
         6 => json!({ "podSelector": {}, "ingress": [{ "from": [{ "namespaceSelector": {}, "podSelector": {
                 "matchLabels": { "app.kubernetes.io/name": "app-7", "track": "stable" } } }],
                 "ports": [{ "port": "metrics" }] }] }),
-        7 => json!({ "podSelector": of("worker"), "policyTypes": ["Egress"], "egress": [{ "to": [{ "podSelector": of("cache") },
+        7 => {
+            json!({ "podSelector": of("worker"), "policyTypes": ["Egress"], "egress": [{ "to": [{ "podSelector": of("cache") },
                 { "namespaceSelector": { "matchExpressions": [{ "key": "env", "operator": "In", "values": ["prod"] }] },
-                  "podSelector": of("database") }], "ports": [{ "port": 6379 }, { "port": 5432 }] }] }),
+                  "podSelector": of("database") }], "ports": [{ "port": 6379 }, { "port": 5432 }] }] })
+        }
         8 => json!({ "podSelector": of("backend"), "policyTypes": ["Egress"], "egress": [{ "to": [{ "ipBlock": {
                 "cidr": format!("203.0.{}.0/24", namespace % 250) } }], "ports": [{ "port": 443 }] }] }),
         _ => json!({ "podSelector": of("cache"), "ingress": [{ "from": [{ "namespaceSelector": { "matchExpressions": [

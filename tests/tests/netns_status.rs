@@ -106,7 +106,11 @@ fn every_command_says_what_is_enforced() {
 
     let endpoints = scene.ask(&["endpoints", "-n", "production"]).ok();
     let database = row(&endpoints, "node  production/postgresql");
-    assert_eq!(&database[4..], ["enforced", "allow-dns,database-access,default-deny-all", "allow-dns,default-deny-all"], "{endpoints}");
+    assert_eq!(
+        &database[4..],
+        ["enforced", "allow-dns,database-access,default-deny-all", "allow-dns,default-deny-all"],
+        "{endpoints}"
+    );
     assert!(!endpoints.contains("staging/"), "{endpoints}");
     let json = scene.ask(&["endpoints", "-o", "json"]).json();
     let all = json["nodes"][0]["answer"]["endpoints"].as_array().unwrap();
@@ -115,10 +119,19 @@ fn every_command_says_what_is_enforced() {
     assert!(intruder["since"].as_str().unwrap().ends_with('Z'));
 
     let list = scene.ask(&["policy", "list"]).ok();
-    assert_eq!(row(&list, "production  database-access"), ["production", "database-access", "Ingress", "1", "1/1", "0"], "{list}");
+    assert_eq!(
+        row(&list, "production  database-access"),
+        ["production", "database-access", "Ingress", "1", "1/1", "0"],
+        "{list}"
+    );
     let show = scene.ask(&["policy", "show", "production/database-access"]).ok();
-    let expected = ["Isolates for  Ingress", "Selects       pods app=postgresql in namespace production",
-        "Pods          postgresql on node: enforced", "[0] from pods tier=backend in namespace production (", "on TCP 5432"];
+    let expected = [
+        "Isolates for  Ingress",
+        "Selects       pods app=postgresql in namespace production",
+        "Pods          postgresql on node: enforced",
+        "[0] from pods tier=backend in namespace production (",
+        "on TCP 5432",
+    ];
     for words in expected {
         assert!(show.contains(words), "no {words:?}:\n{show}");
     }
@@ -135,7 +148,10 @@ fn what_is_wrong_is_said_beside_what_it_is_about() {
                   spec: {podSelector: {matchLabels: {app: postgresql}}, ingress: [{from: [{podSelecter: {}}]}]}\n";
     scene.shop.put_text("99-broken.yaml", broken).unwrap();
     let waited = scene.ask(&["status", "--wait"]).ok();
-    assert!(waited.contains("Not enforced as written (1):\n  NetworkPolicy production/broken: spec.ingress[0].from[0]"), "{waited}");
+    assert!(
+        waited.contains("Not enforced as written (1):\n  NetworkPolicy production/broken: spec.ingress[0].from[0]"),
+        "{waited}"
+    );
     let list = scene.ask(&["policy", "list", "-n", "production"]).ok();
     assert_eq!(row(&list, "production  broken").last(), Some(&"1"), "{list}");
     let show = scene.ask(&["policy", "show", "production/broken"]).ok();
@@ -143,7 +159,9 @@ fn what_is_wrong_is_said_beside_what_it_is_about() {
     println!("{waited}\n{show}");
 
     scene.ask(&["policy", "show", "production/databse-access"]).fails(1, &["did you mean production/database-access?"]);
-    scene.ask(&["policy", "show", "database-access"]).fails(1, &["default/database-access", "did you mean production/database-access"]);
+    scene
+        .ask(&["policy", "show", "database-access"])
+        .fails(1, &["default/database-access", "did you mean production/database-access"]);
     let unknown = scene.ask(&["policy", "show", "x/y", "-o", "json"]);
     assert_eq!((unknown.code, &unknown.json()["nodes"][0]["answer"]["policy"]), (1, &Value::Null));
 
@@ -208,7 +226,9 @@ fn all_agents_are_asked_through_the_api_server_and_one_that_fails_is_a_row() {
     let ask = |arguments: &[&str]| run(arguments, &["--kubeconfig", kubeconfig.to_str().unwrap()]);
 
     ask(&["status"]).fails(1, &["no pods with label app.kubernetes.io/name=netpol in namespace kube-system"]);
-    for (name, node, phase) in [("netpol-a", "alpha", "Running"), ("netpol-b", "beta", "Running"), ("netpol-c", "gamma", "Pending")] {
+    for (name, node, phase) in
+        [("netpol-a", "alpha", "Running"), ("netpol-b", "beta", "Running"), ("netpol-c", "gamma", "Pending")]
+    {
         server.apply(&pod(name, node, phase));
     }
     server.on_exec(|pod, arguments| match pod {
@@ -253,7 +273,8 @@ fn waiting_ends_when_every_agent_has_the_version_that_the_api_server_has() {
                "metadata": {"name": "x", "namespace": "shop", "generation": generation}, "spec": {"podSelector": {}}})
     };
     server.apply(&policy(2));
-    let uid = server.objects(netpol_tests::apiserver::Kind::NetworkPolicy)[0]["metadata"]["uid"].as_str().unwrap().to_owned();
+    let uid =
+        server.objects(netpol_tests::apiserver::Kind::NetworkPolicy)[0]["metadata"]["uid"].as_str().unwrap().to_owned();
     // Beta sees the change when it is asked for the fourth time.
     let asked = std::sync::atomic::AtomicI64::new(0);
     server.on_exec(move |pod, arguments| {

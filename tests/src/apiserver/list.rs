@@ -80,9 +80,14 @@ fn page(
     if asked > now {
         return Err(Box::new(error(504, "Timeout", &format!("Too large resource version: {asked}, current: {now}"))));
     }
-    let exact = options.version_match == "Exact" || (asked > 0 && options.limit > 0 && options.version_match.is_empty());
+    let exact =
+        options.version_match == "Exact" || (asked > 0 && options.limit > 0 && options.version_match.is_empty());
     if exact && asked < now && store.changed_since(kind, asked) {
-        return Err(Box::new(error(410, "Expired", &format!("The resourceVersion for the provided list is too old: {asked}"))));
+        return Err(Box::new(error(
+            410,
+            "Expired",
+            &format!("The resourceVersion for the provided list is too old: {asked}"),
+        )));
     }
     let (version, after) = match read_token(&options.continue_token) {
         _ if options.continue_token.is_empty() => (now, None),
@@ -131,10 +136,8 @@ fn token(version: u64, last: &Key) -> String {
 
 fn read_token(token: &str) -> Option<(u64, Key)> {
     let digits: Vec<char> = token.chars().collect();
-    let bytes: Option<Vec<u8>> = digits
-        .chunks(2)
-        .map(|pair| u8::from_str_radix(&pair.iter().collect::<String>(), 16).ok())
-        .collect();
+    let bytes: Option<Vec<u8>> =
+        digits.chunks(2).map(|pair| u8::from_str_radix(&pair.iter().collect::<String>(), 16).ok()).collect();
     let value: Value = serde_json::from_slice(&bytes?).ok()?;
     Some((value[0].as_u64()?, (value[1].as_str()?.to_owned(), value[2].as_str()?.to_owned())))
 }

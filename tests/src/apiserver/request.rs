@@ -93,7 +93,9 @@ impl Options {
         if self.resource_version.is_empty() {
             return Ok(0);
         }
-        self.resource_version.parse().map_err(|_no_number| format!("invalid resource version {:?}", self.resource_version))
+        self.resource_version
+            .parse()
+            .map_err(|_no_number| format!("invalid resource version {:?}", self.resource_version))
     }
 
     /// What ValidateListOptions says.

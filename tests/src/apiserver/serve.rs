@@ -64,7 +64,9 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Answer {
         return refused;
     }
     match asked {
-        Asked::Collection { kind, namespace, options } if options.watch => watch::answer(shared, kind, namespace, options),
+        Asked::Collection { kind, namespace, options } if options.watch => {
+            watch::answer(shared, kind, namespace, options)
+        }
         Asked::Collection { kind, namespace, options } => {
             let gzip = list::takes_gzip(request.headers());
             list::answer(shared, (kind, namespace.as_deref()), &options, gzip)

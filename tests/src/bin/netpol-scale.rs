@@ -74,7 +74,8 @@ impl Served {
         let mut command = Command::new(std::env::current_exe().context("no path of this program")?);
         command.arg("--serve").args(["--pods", &size.pods.to_string(), "--policies", &size.policies.to_string()]);
         command.args(paged.then_some("--paged"));
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot start the server")?;
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot start the server")?;
         let mut line = String::new();
         let output = child.stdout.take().context("no output")?;
         BufReader::new(output).read_line(&mut line).context("no kubeconfig from the server")?;

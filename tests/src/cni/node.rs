@@ -40,12 +40,18 @@ impl<'a> CniNode<'a> {
     /// # Errors
     /// If they cannot be made.
     pub fn new(run: &Run, namespace: &'a Namespace, version: &str) -> Result<Self> {
-        let node = Self { namespace, root: run.manifests().with_file_name("cni") };
+        let node = Self::at(run, namespace);
         for directory in [node.conf_dir(), node.bin_dir(), node.cache_dir(), node.data_dir()] {
             fs::create_dir_all(directory)?;
         }
         node.write_flannel(version)?;
         Ok(node)
+    }
+
+    /// The directories, once made.
+    #[must_use]
+    pub fn at(run: &Run, namespace: &'a Namespace) -> Self {
+        Self { namespace, root: run.manifests().with_file_name("cni") }
     }
 
     /// Writes Flannel's configuration, as Flannel does at its start.
@@ -79,6 +85,20 @@ impl<'a> CniNode<'a> {
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
         self.root.join("networks")
+    }
+
+    /// Flags of an agent that installs here.
+    ///
+    /// # Errors
+    /// If our plugin was not built.
+    pub fn flags(&self) -> Result<Vec<String>> {
+        let values = [
+            ("--cni-conf-dir", self.conf_dir()),
+            ("--cni-bin-dir", self.bin_dir()),
+            ("--cni-cache", self.cache_dir().join("results")),
+            ("--cni-plugin", binary()?),
+        ];
+        Ok(values.into_iter().flat_map(|(flag, path)| [flag.to_owned(), path.display().to_string()]).collect())
     }
 
     /// What an agent with this socket installs here.
