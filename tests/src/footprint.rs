@@ -5,6 +5,7 @@
 //! files with their content. Lines are sorted and say nothing that changes by itself (counters, times). Start at
 //! [`Footprint::of`].
 
+mod maps;
 mod tcx;
 
 use std::collections::BTreeSet;
@@ -17,6 +18,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+pub use self::maps::entries;
 use crate::netns::Namespace;
 
 /// What is on a node.

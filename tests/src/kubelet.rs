@@ -108,7 +108,7 @@ impl Kubelet {
     /// # Errors
     /// If there is no such node.
     pub fn cni<'c>(&self, cluster: &'c Cluster) -> Result<CniNode<'c>> {
-        Ok(CniNode::at(self.root.clone(), cluster.node(&self.node)?.namespace(), self.number))
+        Ok(CniNode::below(self.root.clone(), cluster.node(&self.node)?.namespace(), self.number))
     }
 
     /// Creates the pod at the API server, on this node, without addresses.

@@ -139,6 +139,11 @@ fn run_level(level: Level, options: &Options, object: Option<&Result<PathBuf>>) 
         }
         can_use_the_kernel()?;
     }
+    // Tests run our CNI plugin as a program, and cargo builds those of a test's own package only. (With the object, all are
+    // built already.)
+    if level == Level::Pure && object.is_none() {
+        shell::run(shell::cargo().args(["build", "-p", "netpol-agent", "-p", "netpol-tests", "--bin", "netpol-cni"]))?;
+    }
     let mut tally = Tally::default();
     for mut command in commands(level)? {
         match object {

@@ -31,6 +31,7 @@ use tokio::runtime::{self, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
 pub use self::plan::{POD_NETWORKS, Plan};
+pub use self::plug::Wired;
 use crate::manifests::PodAddresses;
 use crate::netns::Namespace;
 use crate::netns::links::Links;

@@ -10,6 +10,17 @@ use super::{Cluster, PodPlace, wire};
 use crate::netns::Namespace;
 use crate::netns::links::Links;
 
+/// A pod that somebody else has connected.
+#[derive(Debug)]
+pub struct Wired {
+    /// Its namespace.
+    pub namespace: Namespace,
+    /// The node's end of its veth pair.
+    pub interface: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
 impl Cluster {
     /// Takes a pod's interface away, as when a pod ends. Its namespace and servers stay, for [`Self::plug`].
     ///
@@ -69,6 +80,28 @@ impl Cluster {
     pub fn interface_index(&self, key: &str) -> Result<u32> {
         let pod = self.pod(key)?;
         Links::open(&self.node(&pod.node)?.namespace, self.runtime().handle())?.index(&pod.interface)
+    }
+
+    /// Takes a pod in that somebody else has connected: a container runtime.
+    ///
+    /// # Errors
+    /// If there is a pod of this name, or no such node.
+    pub fn adopt_pod(&mut self, node: &str, key: &str, wired: Wired) -> Result<()> {
+        self.node(node)?;
+        anyhow::ensure!(!self.pods.contains_key(key), "pod {key} is there already");
+        let Wired { namespace, interface, addresses } = wired;
+        let pod = PodPlace { node: node.to_owned(), namespace, interface, addresses, routed: false };
+        self.pods.insert(key.to_owned(), pod);
+        Ok(())
+    }
+
+    /// Gives a pod back that was taken in.
+    ///
+    /// # Errors
+    /// If there is no such pod.
+    pub fn hand_back_pod(&mut self, key: &str) -> Result<Wired> {
+        let pod = self.pods.remove(key).with_context(|| format!("no pod {key}"))?;
+        Ok(Wired { namespace: pod.namespace, interface: pod.interface, addresses: pod.addresses })
     }
 }
 

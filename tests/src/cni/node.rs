@@ -41,7 +41,7 @@ impl<'a> CniNode<'a> {
     /// # Errors
     /// If they cannot be made.
     pub fn new(run: &Run, namespace: &'a Namespace, version: &str) -> Result<Self> {
-        let node = Self::at(run.manifests().with_file_name("cni"), namespace, 1);
+        let node = Self::at(run, namespace);
         node.make(version)?;
         Ok(node)
     }
@@ -59,8 +59,14 @@ impl<'a> CniNode<'a> {
 
     /// The directories below `root`, as they are; `number` is the node's, and that of its pods' subnets.
     #[must_use]
-    pub fn at(root: PathBuf, namespace: &'a Namespace, number: u8) -> Self {
+    pub fn below(root: PathBuf, namespace: &'a Namespace, number: u8) -> Self {
         Self { namespace, root, number }
+    }
+
+    /// The directories, once made.
+    #[must_use]
+    pub fn at(run: &Run, namespace: &'a Namespace) -> Self {
+        Self::below(run.manifests().with_file_name("cni"), namespace, 1)
     }
 
     /// Writes Flannel's configuration, as Flannel does at its start.
@@ -96,6 +102,20 @@ impl<'a> CniNode<'a> {
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
         self.root.join("networks")
+    }
+
+    /// Flags of an agent that installs here.
+    ///
+    /// # Errors
+    /// If our plugin was not built.
+    pub fn flags(&self) -> Result<Vec<String>> {
+        let values = [
+            ("--cni-conf-dir", self.conf_dir()),
+            ("--cni-bin-dir", self.bin_dir()),
+            ("--cni-cache", self.cache_dir().join("results")),
+            ("--cni-plugin", binary()?),
+        ];
+        Ok(values.into_iter().flat_map(|(flag, path)| [flag.to_owned(), path.display().to_string()]).collect())
     }
 
     /// What an agent with this socket installs here.

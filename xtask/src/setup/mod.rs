@@ -80,6 +80,13 @@ const ITEMS: &[Item] = &[
         look: || system::look("nft", "nftables"),
         provide: || system::install("nftables"),
     },
+    Item {
+        name: "cni plugins",
+        purpose: "connect pods in tests of our own",
+        // In no PATH: container runtimes look there.
+        look: || system::look_for_file("/usr/lib/cni/bridge", "containernetworking-plugins"),
+        provide: || system::install("containernetworking-plugins"),
+    },
 ];
 
 /// Runs the command. True if everything is there at the end.

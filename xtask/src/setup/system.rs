@@ -21,6 +21,14 @@ pub(super) fn look(program: &str, package: &str) -> State {
     }
 }
 
+/// Looks for a file that a package has.
+pub(super) fn look_for_file(file: &str, package: &str) -> State {
+    if std::path::Path::new(file).is_file() {
+        return State::Ok(file.to_owned());
+    }
+    State::Missing { why: format!("no {file}"), lines: lines_for(&[package.to_owned()]) }
+}
+
 pub(super) fn install(package: &str) -> Result<()> {
     install_packages(&[package.to_owned()])
 }
