@@ -31,6 +31,7 @@ use crate::datapath::attach::Hooks;
 use crate::datapath::events::EventRing;
 use crate::datapath::flows::FlowTables;
 use crate::datapath::housekeeping::Housekeeper;
+use crate::datapath::jiffies::Jiffies;
 use crate::datapath::loader::{self, Datapath};
 use crate::enforcer::Enforcer;
 use crate::flow::decode::decode;
@@ -98,8 +99,8 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
     if let Some(log) = datapath.debug_log {
         tokio::spawn(log);
     }
-    keep_house(Housekeeper::open(&datapath.pins, datapath.config)?);
-    let flows = FlowTables::open(&datapath.pins, datapath.config)?;
+    keep_house(Housekeeper::open(&datapath.pins, datapath.config, clock_of_programs()?)?);
+    let flows = FlowTables::open(&datapath.pins, datapath.config, clock_of_programs()?)?;
     let node_config = NodeConfig { pod_interfaces: args.pod_interfaces.clone() };
     let mut ring = EventRing::new(datapath.events).context("cannot wait on the event ring")?;
     let hooks = Hooks::new(datapath.programs, datapath.pins, args.attach);
@@ -174,6 +175,10 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
     tracing::info!("stopping; what is enforced stays in force (remove it with `netpol-agent cleanup`)");
     drop(datapath.lock);
     Ok(ExitCode::from(EXIT_OK))
+}
+
+fn clock_of_programs() -> Result<Jiffies> {
+    Jiffies::open().context("cannot read the clock that flows are stamped with (jiffies); needs CAP_BPF and CAP_NET_ADMIN")
 }
 
 /// Takes flows that are over out of the tables now and then, away from everything that must answer at once.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::agent::Options;
 use crate::apiserver::{ApiServer, Kind};
-use crate::cluster::{Cluster, OUTSIDE, OUTSIDE_ADDRESSES, PodPlace};
+use crate::cluster::{Cluster, OUTSIDE, OUTSIDE_ADDRESSES, Wired};
 use crate::cni::{CniNode, Container};
 use crate::netns::Namespace;
 
@@ -153,8 +153,8 @@ impl Kubelet {
         let uid = self.create(spec);
         let (namespace, mut sandbox) = self.sandbox(cluster, spec, (id, &uid))?;
         let interface = self.attach(cluster, &mut sandbox)?;
-        let place = PodPlace::wired(&self.node, namespace, &interface, sandbox.addresses.clone());
-        cluster.adopt_pod(&spec.key(), place)?;
+        let addresses = sandbox.addresses.clone();
+        cluster.adopt_pod(&self.node, &spec.key(), Wired { namespace, interface, addresses })?;
         Ok(sandbox)
     }
 
@@ -170,7 +170,7 @@ impl Kubelet {
     pub fn end(&self, cluster: &mut Cluster, sandbox: &Sandbox) -> Result<()> {
         self.detach(cluster, sandbox)?;
         self.api.delete(Kind::Pod, &sandbox.spec.namespace, &sandbox.spec.name);
-        cluster.release_pod(&sandbox.spec.key())
+        cluster.hand_back_pod(&sandbox.spec.key())?.namespace.remove()
     }
 
     /// Runs the plugins' DEL.

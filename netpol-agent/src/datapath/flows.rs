@@ -10,17 +10,21 @@ use std::net::IpAddr;
 
 use aya::Pod;
 use aya::maps::{Array, HashMap, MapData, MapError};
-use netpol_common::abi::{Backend, BackendKey, Config, Flow, FlowKey, PORT_SET_BYTES, RingHeads, V4, V6, map};
+use netpol_common::abi::{
+    Backend, BackendKey, Config, Flow, FlowKey, FlowWord, PORT_SET_BYTES, RingHeads, V4, V6, map,
+};
 use netpol_common::host::HostTables;
 use netpol_common::packet::protocol;
 
+use super::jiffies::Jiffies;
 use super::pins::PinDir;
 use super::seed::{Replay, Seed, Seeds};
 use super::store::{OpenError, Pinned};
-use super::sys;
 
 /// Places that are looked at for one entry.
 const PLACES: u32 = 4;
+/// How often what was planted is looked through again.
+const REVIEWS: u32 = 5;
 /// `BPF_NOEXIST` and `BPF_EXIST`.
 const NEW: u64 = 1;
 const PRESENT: u64 = 2;
@@ -34,6 +38,7 @@ pub struct FlowTables {
     heads: Array<MapData, RingHeads>,
     secret: Array<MapData, [u32; 2]>,
     config: Config,
+    clock: Jiffies,
 }
 
 struct Family<A>
@@ -90,7 +95,7 @@ impl FlowTables {
     ///
     /// # Errors
     /// If a pinned map is missing or of another layout.
-    pub fn open(pins: &PinDir, config: Config) -> Result<Self, OpenError> {
+    pub fn open(pins: &PinDir, config: Config, clock: Jiffies) -> Result<Self, OpenError> {
         let pinned = Pinned(pins);
         Ok(Self {
             v4: Family {
@@ -122,6 +127,7 @@ impl FlowTables {
             heads: pinned.open(map::RING_HEADS)?,
             secret: pinned.open(map::SECRET)?,
             config,
+            clock,
         })
     }
 
@@ -133,16 +139,31 @@ impl FlowTables {
     pub fn replay(&self, roles: &BTreeMap<IpAddr, u32>, node_ports: &[[u8; PORT_SET_BYTES]; 3]) -> io::Result<Replay> {
         let secret = self.secret.get(&0, 0).map_err(io::Error::other)?;
         let mut tables = HostTables::new(self.config);
-        tables.now.set(sys::jiffies(self.config.hz)?);
+        tables.now.set(self.clock.now()?);
         tables.secret = secret;
         Ok(Replay::new(with_roles(tables, roles, node_ports)))
     }
 
     /// Adds what the programs do not know, and corrects what they took up the wrong way round. What is worth most comes first.
     ///
+    /// A program that was at a flow in the very moment may have written what it knew over the seed: all is looked through again
+    /// until nothing is to be corrected.
+    ///
     /// # Errors
     /// The first entry that the kernel refused; what came before it is in the tables.
     pub fn plant(&mut self, seeds: &Seeds) -> io::Result<Planted> {
+        let mut planted = self.plant_once(seeds)?;
+        for _ in 0..REVIEWS {
+            let again = self.plant_once(seeds)?;
+            planted.corrected += again.corrected;
+            if again.corrected == 0 && again.new == 0 {
+                break;
+            }
+        }
+        Ok(planted)
+    }
+
+    fn plant_once(&mut self, seeds: &Seeds) -> io::Result<Planted> {
         let Self { v4, v6, heads, .. } = self;
         let mut planted = Planted::default();
         // Behind services first: a reply that the flow's entry speaks of needs its backend.
@@ -206,9 +227,10 @@ impl<A: Copy> Table<A>
 where
     FlowKey<A>: Pod,
 {
-    /// The programs know when a flow was seen and how far it is, but not who opened one whose opening they did not see.
+    /// The programs know when a flow was seen and how far it is, but of one whose opening they did not see, not who opened it
+    /// nor, before every hook was in place, what the node does to it on the way.
     fn correct(&mut self, seed: &Seed<A>, present: Flow) -> Result<Fate, MapError> {
-        if present.word.opener() == seed.flow.word.opener() {
+        if nature(present) == nature(seed.flow) {
             return Ok(Fate::Known);
         }
         let flow = Flow { place: present.place, ..seed.flow };
@@ -237,6 +259,12 @@ where
         self.ring.set(number, seed.key, 0)?;
         Ok(Fate::New)
     }
+}
+
+/// What of a flow is so from its first packet on: who opened it, who hides behind the peer's address, and where it is judged.
+const fn nature(flow: Flow) -> (u8, u16, u8) {
+    let kept = FlowWord::EXEMPT | FlowWord::DEFERRED;
+    (flow.word.opener() as u8, flow.origin, flow.word.flags() & kept)
 }
 
 fn plant_backend(

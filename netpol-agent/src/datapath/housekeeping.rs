@@ -8,12 +8,12 @@ use std::io;
 
 use aya::Pod;
 use aya::maps::{HashMap, MapData, MapError};
-use netpol_common::abi::{Config, Flow, FlowKey, V4, V6, map};
+use netpol_common::abi::{Config, Flow, FlowKey, FlowState, V4, V6, map};
 use netpol_common::flow::{self, Setting};
 
+use super::jiffies::Jiffies;
 use super::pins::PinDir;
 use super::store::{OpenError, Pinned};
-use super::sys;
 
 /// Seconds that an entry has been over before it is taken away: a packet that opens its flow again in the very moment
 /// would lose the entry that it wrote in place.
@@ -24,6 +24,7 @@ pub struct Housekeeper {
     v4: [HashMap<MapData, FlowKey<V4>, Flow>; 2],
     v6: [HashMap<MapData, FlowKey<V6>, Flow>; 2],
     config: Config,
+    clock: Jiffies,
 }
 
 /// What a sweep did.
@@ -40,12 +41,13 @@ impl Housekeeper {
     ///
     /// # Errors
     /// If a pinned map is missing or of another layout.
-    pub fn open(pins: &PinDir, config: Config) -> Result<Self, OpenError> {
+    pub fn open(pins: &PinDir, config: Config, clock: Jiffies) -> Result<Self, OpenError> {
         let pinned = Pinned(pins);
         Ok(Self {
             v4: [pinned.open(map::FLOWS_V4)?, pinned.open(map::UNANSWERED_V4)?],
             v6: [pinned.open(map::FLOWS_V6)?, pinned.open(map::UNANSWERED_V6)?],
             config,
+            clock,
         })
     }
 
@@ -54,7 +56,7 @@ impl Housekeeper {
     /// # Errors
     /// If the clock or a map cannot be read.
     pub fn sweep(&mut self) -> io::Result<Swept> {
-        let now = sys::jiffies(self.config.hz)?;
+        let now = self.clock.now()?;
         let mut swept = Swept::default();
         for table in &mut self.v4 {
             sweep(table, &self.config, now, &mut swept)?;
@@ -97,10 +99,15 @@ where
 }
 
 /// How long such an entry may be idle, in jiffies.
-#[expect(clippy::wildcard_enum_match_arm, reason = "the settings that are no timeouts are none of an entry")]
 fn limit<A>(config: &Config, key: &FlowKey<A>, flow: &Flow) -> u32 {
+    timeout(config, key.protocol, flow.word.state())
+}
+
+/// How long a flow of this protocol may be idle in this state, in jiffies.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the settings that are no timeouts are none of an entry")]
+pub(super) fn timeout(config: &Config, protocol: u8, state: FlowState) -> u32 {
     let timeouts = &config.timeouts;
-    match flow::timeout(key.protocol, flow.word.state()) {
+    match flow::timeout(protocol, state) {
         Setting::TcpOpening => timeouts.tcp_opening,
         Setting::TcpClosing => timeouts.tcp_closing,
         Setting::OtherOpening => timeouts.other_opening,

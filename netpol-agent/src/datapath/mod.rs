@@ -12,6 +12,7 @@ pub mod flows;
 pub mod housekeeping;
 pub mod ids;
 pub mod installed;
+pub mod jiffies;
 pub mod loader;
 mod nfnetlink;
 pub mod pins;

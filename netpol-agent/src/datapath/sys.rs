@@ -17,13 +17,16 @@ use netpol_common::abi::Hook;
 
 // Command and attach type numbers of include/uapi/linux/bpf.h, which never change.
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 const BPF_LINK_DETACH: libc::c_long = 34;
+const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_TCX_INGRESS: u32 = 46;
 const BPF_TCX_EGRESS: u32 = 47;
 const BPF_F_BEFORE: u32 = 1 << 3;
@@ -71,6 +74,35 @@ struct LinkUpdate {
     new_prog_fd: u32,
     flags: u32,
     old_prog_fd: u32,
+}
+
+/// The first members of `union bpf_attr` for `BPF_PROG_LOAD`.
+#[repr(C)]
+#[derive(Default)]
+struct ProgramLoad {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+}
+
+/// Member `test` of `union bpf_attr`, as far as it is used.
+#[repr(C)]
+#[derive(Default)]
+struct ProgramRun {
+    prog_fd: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
 }
 
 /// The members of `union bpf_attr` for `BPF_OBJ_PIN` and `BPF_OBJ_GET`.
@@ -267,15 +299,47 @@ pub(super) fn ticks_per_second() -> io::Result<u32> {
     }
 }
 
-/// Jiffies now, low 32 bits, on a kernel of `hz` ticks a second: it starts them five minutes before they wrap
-/// (`INITIAL_JIFFIES`, include/linux/jiffies.h).
-pub(super) fn jiffies(hz: u32) -> io::Result<u32> {
-    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)?;
-    let seconds = u64::try_from(time.tv_sec()).map_err(io::Error::other)?;
-    let nanoseconds = u64::try_from(time.tv_nsec()).map_err(io::Error::other)?;
-    let ticks = seconds * u64::from(hz) + nanoseconds * u64::from(hz) / 1_000_000_000;
-    let low = u32::try_from(ticks & u64::from(u32::MAX)).map_err(io::Error::other)?;
-    Ok(low.wrapping_sub(300 * hz))
+/// One instruction of a program, as the kernel has it (`struct bpf_insn`): code, registers, offset, immediate.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Instruction {
+    code: u8,
+    registers: u8,
+    offset: i16,
+    immediate: i32,
+}
+
+/// `return bpf_jiffies64();`: a call (BPF_JMP | BPF_CALL) of helper 118, and an exit (BPF_JMP | BPF_EXIT).
+pub(super) const CALL_JIFFIES: [Instruction; 2] = [
+    Instruction { code: 0x85, registers: 0, offset: 0, immediate: 118 },
+    Instruction { code: 0x95, registers: 0, offset: 0, immediate: 0 },
+];
+
+/// Loads a traffic classifier. The instructions are given, not read from anywhere.
+pub(super) fn load_classifier(instructions: &[Instruction]) -> io::Result<OwnedFd> {
+    let mut attributes = ProgramLoad {
+        prog_type: BPF_PROG_TYPE_SCHED_CLS,
+        insn_cnt: u32::try_from(instructions.len()).map_err(io::Error::other)?,
+        insns: address(instructions.as_ptr()),
+        license: address(c"Apache-2.0".as_ptr()),
+        ..ProgramLoad::default()
+    };
+    bpf_descriptor(BPF_PROG_LOAD, &mut attributes)
+}
+
+/// Runs a classifier once on an empty frame; what it returned.
+pub(super) fn run_classifier(program: BorrowedFd<'_>) -> io::Result<u32> {
+    // kernel: net/bpf/test_run.c wants a whole Ethernet header.
+    let frame = [0u8; 64];
+    let mut attributes = ProgramRun {
+        prog_fd: number(program),
+        data_size_in: 64,
+        data_in: address(frame.as_ptr()),
+        repeat: 1,
+        ..ProgramRun::default()
+    };
+    bpf(BPF_PROG_TEST_RUN, &mut attributes)?;
+    Ok(attributes.retval)
 }
 
 /// A `BPF_F_MMAPABLE` array of `u64`, mapped: a store is one atomic write that cannot fail.

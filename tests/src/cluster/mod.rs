@@ -101,12 +101,6 @@ pub struct PodPlace {
 }
 
 impl PodPlace {
-    /// A pod on `node` that others have wired.
-    #[must_use]
-    pub fn wired(node: &str, namespace: Namespace, interface: &str, addresses: Vec<IpAddr>) -> Self {
-        Self { node: node.to_owned(), namespace, interface: interface.to_owned(), addresses, routed: false }
-    }
-
     /// The name of the pod's node.
     #[must_use]
     pub fn node(&self) -> &str {

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use super::{Cluster, PodPlace, wire};
 use crate::netns::Namespace;
@@ -52,25 +52,6 @@ impl Cluster {
         self.block_on(wired).with_context(|| format!("cannot wire pod {key}"))?;
         let pods = self.pods.values().map(|pod| &pod.namespace);
         pods.chain([&node.namespace]).try_for_each(|namespace| forget(namespace, &pod.addresses))
-    }
-
-    /// Takes in a pod that others have wired, as CNI plugins do.
-    ///
-    /// # Errors
-    /// If there is a pod of this name, or no such node.
-    pub fn adopt_pod(&mut self, key: &str, pod: PodPlace) -> Result<()> {
-        self.node(&pod.node)?;
-        ensure!(!self.pods.contains_key(key), "pod {key} is there already");
-        self.pods.insert(key.to_owned(), pod);
-        Ok(())
-    }
-
-    /// Lets a pod go that was adopted: its namespace goes, its wires are others' business.
-    ///
-    /// # Errors
-    /// If there is no such pod.
-    pub fn release_pod(&mut self, key: &str) -> Result<()> {
-        self.pods.remove(key).with_context(|| format!("no pod {key}"))?.namespace.remove()
     }
 
     /// The index of the node's end of a pod's veth pair.

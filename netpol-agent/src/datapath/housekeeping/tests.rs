@@ -19,9 +19,9 @@ fn entries_that_are_long_over_are_taken_away_and_no_others() {
         let config = default_config().unwrap();
         let sizing = Sizing { slots: 16, flows_per_pod: 64, unanswered_per_pod: 64, ..Sizing::default() };
         let datapath = open(&LoadOptions { bpffs: sandbox.bpffs.clone(), config, sizing }).unwrap();
-        let mut keeper = Housekeeper::open(&datapath.pins, datapath.config).unwrap();
+        let mut keeper = Housekeeper::open(&datapath.pins, datapath.config, Jiffies::open().unwrap()).unwrap();
         assert_eq!(keeper.sweep().unwrap(), Swept::default());
-        let now = sys::jiffies(config.hz).unwrap();
+        let now = keeper.clock.now().unwrap();
         // A datagram that nobody answered lives for 30 s, a connection for five days; each has a minute's grace.
         for (at, seconds) in (0..).zip([0, 29, 31, 3600, 85, 95]) {
             for (protocol, state) in [(17, FlowState::Opening), (6, FlowState::Established)] {
