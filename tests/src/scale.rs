@@ -1,6 +1,8 @@
 //! A large cluster as an API server would send it: pods of several kilobytes with all that kubelet and controllers write
 //! into them, and policies of the usual sorts.
 
+#![expect(clippy::indexing_slicing, reason = "of JSON that is built here")]
+
 use std::net::Ipv4Addr;
 
 use serde_json::{Value, json};
@@ -95,7 +97,7 @@ pub fn node_of(size: Size, pod: usize) -> String {
 /// Pod `number`; its labels say how often it was `relabelled`.
 #[must_use]
 pub fn pod(size: Size, number: usize, relabelled: usize) -> Value {
-    let stateful = number / REPLICAS % 5 == 0;
+    let stateful = (number / REPLICAS).is_multiple_of(5);
     let set = number / REPLICAS;
     let name = if stateful {
         format!("{}-{set}-{}", app(number), number % REPLICAS)
@@ -110,7 +112,7 @@ pub fn pod(size: Size, number: usize, relabelled: usize) -> Value {
         "app.kubernetes.io/component": pick(&["frontend", "backend", "database", "cache", "worker"], set),
         "app.kubernetes.io/part-of": format!("product-{}", set % 40),
         "app.kubernetes.io/managed-by": "Helm",
-        "track": if relabelled % 2 == 0 { "stable" } else { "canary" },
+        "track": if relabelled.is_multiple_of(2) { "stable" } else { "canary" },
     });
     if stateful {
         labels["statefulset.kubernetes.io/pod-name"] = name.clone().into();

@@ -252,8 +252,11 @@ fn everything_comes_as_one_batch_and_changes_follow() {
     });
 }
 
+/// Something, and what it is called.
+type Named<T> = (&'static str, T);
+
 /// Each way in which the beginning can go wrong.
-fn broken_starts() -> Vec<(&'static str, fn(&mut Faults))> {
+fn broken_starts() -> Vec<Named<fn(&mut Faults)>> {
     vec![
         ("no streaming lists", |faults| faults.no_streaming = true),
         ("sendInitialEvents is not known", |faults| faults.ignore_streaming = true),
@@ -313,7 +316,7 @@ fn pages_of_a_list_are_put_together_and_an_expired_token_starts_it_again() {
 }
 
 /// Each way in which following can go wrong, with what is changed meanwhile.
-fn breaks() -> Vec<(&'static str, fn(&ApiServer))> {
+fn breaks() -> Vec<Named<fn(&ApiServer)>> {
     vec![
         ("connections break in the middle of an object", ApiServer::break_connections),
         ("gone, said by an event", |server| {

@@ -3,6 +3,8 @@
 //! All pages of a list show one state, in kube-apiserver. This one keeps no old states, so it says that a token is expired
 //! as soon as the kind has changed since the first page; clients have to cope with that from the real one too.
 
+#![expect(clippy::indexing_slicing, reason = "of JSON that is built here")]
+
 use std::io::Write as _;
 use std::sync::Arc;
 

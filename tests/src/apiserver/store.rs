@@ -1,5 +1,7 @@
 //! Objects with their versions, and the events of a bounded past.
 
+#![expect(clippy::indexing_slicing, reason = "of JSON that is built here")]
+
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! Watches: what is there first if that is asked for, then what happens, with bookmarks in between.
 
+#![expect(clippy::indexing_slicing, reason = "of JSON that is built here")]
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
