@@ -172,23 +172,30 @@ async fn settle(told: &Notify) {
 /// inotify on directories that may come, go, and come again as others.
 struct Watchers {
     told: Arc<Notify>,
-    directories: Vec<(PathBuf, Option<(u64, u64)>, Option<RecommendedWatcher>)>,
+    directories: Vec<Watched>,
+}
+
+struct Watched {
+    path: PathBuf,
+    /// Device and inode of the directory that was there last.
+    seen: Option<(u64, u64)>,
+    watcher: Option<RecommendedWatcher>,
 }
 
 impl Watchers {
     fn new(directories: [PathBuf; 2]) -> Self {
-        let directories = directories.into_iter().map(|directory| (directory, None, None)).collect();
+        let directories = directories.into_iter().map(|path| Watched { path, seen: None, watcher: None }).collect();
         Self { told: Arc::new(Notify::new()), directories }
     }
 
     /// Watches what is there. A directory that is another one than before gets a watch of its own.
     fn look(&mut self) {
         use std::os::unix::fs::MetadataExt as _;
-        for (directory, seen, watcher) in &mut self.directories {
-            let now = std::fs::metadata(&*directory).ok().map(|metadata| (metadata.dev(), metadata.ino()));
+        for Watched { path, seen, watcher } in &mut self.directories {
+            let now = std::fs::metadata(&*path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
             if now != *seen {
                 *seen = now;
-                *watcher = now.and_then(|_is_there| inotify(directory, &self.told));
+                *watcher = now.and_then(|_is_there| inotify(path, &self.told));
             }
         }
     }

@@ -209,11 +209,11 @@ fn uninstalling_removes_what_is_ours_and_twice_is_once() {
     fs::write(place.0.join("bin/bridge"), "x").unwrap();
     let directories = (place.conf(""), place.0.join("bin"));
     assert_eq!(uninstall(&directories.0, &directories.1).unwrap(), [place.own(), place.plugin()]);
-    assert_eq!(uninstall(&directories.0, &directories.1).unwrap(), [PathBuf::new(); 0]);
+    assert!(uninstall(&directories.0, &directories.1).unwrap().is_empty());
     assert_eq!(fs::read_to_string(place.conf("10-flannel.conflist")).unwrap(), FLANNEL);
     fs::write(place.own(), FLANNEL).unwrap();
     fs::write(place.plugin(), "somebody else's").unwrap();
-    assert_eq!(uninstall(&directories.0, &directories.1).unwrap(), [PathBuf::new(); 0]);
+    assert!(uninstall(&directories.0, &directories.1).unwrap().is_empty());
     assert!(place.own().exists() && place.plugin().exists());
     assert!(uninstall(Path::new("/nonexistent"), Path::new("/nonexistent")).unwrap().is_empty());
 }

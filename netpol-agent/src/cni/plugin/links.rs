@@ -96,10 +96,15 @@ fn get(message: LinkMessage) -> io::Result<Option<Link>> {
             error if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
             error => Err(error),
         },
-        other => Err(io::Error::other(format!("the kernel answered with something else: {other:?}"))),
+        NetlinkPayload::InnerMessage(_)
+        | NetlinkPayload::Done(_)
+        | NetlinkPayload::Noop
+        | NetlinkPayload::Overrun(_) => Err(io::Error::other("the kernel answered with something else than a link")),
+        _ => Err(io::Error::other("the kernel answered with a message of an unknown kind")),
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "a link has dozens of attributes, of which four matter here")]
 fn of(message: &LinkMessage) -> Link {
     let mut link = Link { index: message.header.index, ..Link::default() };
     for attribute in &message.attributes {

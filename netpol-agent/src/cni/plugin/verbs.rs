@@ -86,9 +86,9 @@ fn gc(valid: Vec<AttachmentKey>, conf: &Conf, notes: &mut Vec<String>) -> Result
 
 fn status(conf: &Conf, notes: &mut Vec<String>) -> Result<String, PluginError> {
     let answer = ask(&conf.socket, &CniRequest::Status, conf.timeout.min(BRIEF));
-    demand(answer, conf, notes).map_err(|error| match error {
-        PluginError::Unanswered(why) => PluginError::Unavailable(why),
-        other => other,
+    demand(answer, conf, notes).map_err(|error| {
+        // The specification has a number of its own for this here.
+        if let PluginError::Unanswered(why) = error { PluginError::Unavailable(why) } else { error }
     })?;
     Ok(String::new())
 }
