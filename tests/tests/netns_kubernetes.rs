@@ -5,12 +5,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use netpol_tests::agent::Agent;
+use netpol_tests::agent::{Agent, Version, cleanup};
 use netpol_tests::apiserver::{ApiServer, Kind};
 use netpol_tests::cluster::Cluster;
 use netpol_tests::cni::CniError;
+use netpol_tests::footprint::Footprint;
 use netpol_tests::kubelet::{Kubelet, PodSpec, Sandbox, api_server};
-use netpol_tests::level::has_kernel;
+use netpol_tests::level::has_agent;
 use netpol_tests::probe::{Outcome, PATIENCE, Probe, SILENCE};
 use netpol_tests::servers::Transport;
 use serde_json::{Value, json};
@@ -121,7 +122,7 @@ fn pods_start_by_our_plugin(site: &Site, node: usize) {
 
 #[test]
 fn verdicts_on_a_node_are_right_from_packet_one_before_any_status_says_an_address() {
-    if !has_kernel() {
+    if !has_agent() {
         return;
     }
     let mut site = Site::new(&["worker"]);
@@ -145,7 +146,7 @@ fn verdicts_on_a_node_are_right_from_packet_one_before_any_status_says_an_addres
 
 #[test]
 fn a_remote_peer_counts_soon_after_its_address_is_visible() {
-    if !has_kernel() {
+    if !has_agent() {
         return;
     }
     let mut site = Site::new(&["near", "far"]);
@@ -175,7 +176,7 @@ fn a_remote_peer_counts_soon_after_its_address_is_visible() {
 
 #[test]
 fn enforcement_goes_on_without_the_api_server_and_new_pods_wait_for_it() {
-    if !has_kernel() {
+    if !has_agent() {
         return;
     }
     let mut site = Site::new(&["worker"]);
@@ -225,4 +226,56 @@ fn enforcement_goes_on_without_the_api_server_and_new_pods_wait_for_it() {
     site.start(0, &PodSpec::new("shop", "new", ("role", "new-client")));
     assert_eq!(site.reaches("shop/new", "shop/server"), vec![Outcome::Answered; 4]);
     agent.stop().unwrap();
+}
+
+impl Site {
+    /// All that netpol could leave on the node.
+    fn footprint(&self) -> Footprint {
+        let place = self.cluster.node("worker").unwrap();
+        let cni = self.kubelets[0].cni(&self.cluster).unwrap();
+        let state = place.socket().with_extension("attachments");
+        let places = [cni.conf_dir(), cni.bin_dir(), place.bpffs().to_owned(), place.socket().to_owned(), state];
+        Footprint::of(place.namespace(), &places).unwrap()
+    }
+}
+
+#[test]
+fn a_node_that_netpol_was_taken_off_is_as_it_was() {
+    if !has_agent() {
+        return;
+    }
+    let mut site = Site::new(&["worker"]);
+    // What the other plugins leave of a first pod is theirs.
+    let first = site.start(0, &server("first"));
+    site.kubelets[0].end(&mut site.cluster, &first).unwrap();
+    let before = site.footprint();
+    for is_killed in [false, true] {
+        let agent = site.agent(0);
+        pods_start_by_our_plugin(&site, 0);
+        let sandbox = site.start(0, &server("server"));
+        assert_ne!(site.footprint(), before);
+        if is_killed {
+            agent.kill().unwrap();
+            cleanup_of(&site);
+        } else {
+            let answer = agent.request(&json!({ "request": "retire" }), PATIENCE).unwrap();
+            assert_eq!(answer["retired"], true, "{answer}");
+            // It idles: nothing comes back, and whoever asks is told so.
+            let error = agent.request(&json!({ "request": "status" }), PATIENCE).unwrap_err().to_string();
+            assert!(error.contains("retired"), "{error}");
+            agent.stop().unwrap();
+        }
+        // A pod that runs on is open now, and its end needs nobody.
+        site.kubelets[0].end(&mut site.cluster, &sandbox).unwrap();
+        assert_eq!(site.footprint().since(&before), Vec::<String>::new(), "killed first: {is_killed}");
+    }
+    // Twice is as good as once.
+    cleanup_of(&site);
+    assert_eq!(site.footprint().since(&before), Vec::<String>::new());
+}
+
+fn cleanup_of(site: &Site) {
+    let cni = site.kubelets[0].cni(&site.cluster).unwrap();
+    let places = ["--cni-conf-dir".into(), cni.conf_dir(), "--cni-bin-dir".into(), cni.bin_dir()];
+    cleanup(site.cluster.node("worker").unwrap(), Version::This, &places).unwrap();
 }

@@ -265,7 +265,7 @@ fn upgrade_and_downgrade(attach: &str) -> String {
     .unwrap();
     let figures = nothing_lost(&node, &tally, &format!("{upgrades} upgrades and downgrades with {attach}"));
     agent.stop().unwrap();
-    cleanup(node.node(NODE).unwrap(), version).unwrap();
+    cleanup(node.node(NODE).unwrap(), version, &[]).unwrap();
     assert!(!node.node(NODE).unwrap().bpffs().join("netpol").exists(), "clean-up leaves nothing");
     assert_eq!(ask(&node, "a/server", "a/client", PATIENCE), PASSES, "nothing is enforced any more");
     figures
@@ -309,7 +309,7 @@ fn agents_killed_at_any_moment_of_their_start_are_healed_by_the_next() {
     println!("{}", nothing_lost(&node, &tally, &format!("{kills} starts cut short, of {whole:.1?}")));
     assert_policies(&node);
     agent.stop().unwrap();
-    cleanup(node.node(NODE).unwrap(), Version::This).unwrap();
+    cleanup(node.node(NODE).unwrap(), Version::This, &[]).unwrap();
     assert!(!node.node(NODE).unwrap().bpffs().join("netpol").exists(), "clean-up leaves nothing");
 }
 

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use crate::cni::protocol::CniRequest;
 
 /// A longer request is nobody's.
-const LONGEST_REQUEST: u64 = 64 * 1024;
+const LONGEST_REQUEST: u64 = 1024 * 1024;
 /// How long a client may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -320,14 +320,14 @@ impl Drop for Agent {
     }
 }
 
-/// Runs `netpol-agent cleanup` on the node.
+/// Runs `netpol-agent cleanup` on the node, with these arguments more.
 ///
 /// # Errors
 /// If it fails.
-pub fn cleanup(node: &NodePlace, version: Version) -> Result<()> {
+pub fn cleanup(node: &NodePlace, version: Version, arguments: &[PathBuf]) -> Result<()> {
     let mut command = Command::new(version.binary()?);
     command.arg("cleanup").arg("--bpffs").arg(node.bpffs()).arg("--socket").arg(node.socket());
-    command.arg("--state-dir").arg(node.socket().with_extension("attachments"));
+    command.arg("--state-dir").arg(node.socket().with_extension("attachments")).args(arguments);
     confine::confine(&mut command, Some(node.namespace()))?;
     let output = command.output().context("cannot run the clean-up")?;
     ensure!(output.status.success(), "clean-up: {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
