@@ -228,6 +228,55 @@ fn enforcement_goes_on_without_the_api_server_and_new_pods_wait_for_it() {
     agent.stop().unwrap();
 }
 
+#[test]
+fn after_a_reboot_without_the_api_server_no_pod_runs_unpoliced() {
+    if !has_agent() {
+        return;
+    }
+    let mut site = Site::new(&["worker"]);
+    let agent = site.agent(0);
+    pods_start_by_our_plugin(&site, 0);
+    let sandbox = site.start(0, &server("server"));
+    site.kubelets[0].report(&sandbox);
+    // What a reboot leaves: files outside /run, so the CNI configuration, and what the API server has of the pod.
+    agent.kill().unwrap();
+    site.api.set_away(true);
+    site.kubelets[0].detach(&site.cluster, &sandbox).unwrap();
+    site.cluster.hand_back_pod("shop/server").unwrap().namespace.remove().unwrap();
+    cleanup(site.cluster.node("worker").unwrap(), Version::This, &[]).unwrap();
+    pods_start_by_our_plugin(&site, 0);
+    let refused = |site: &mut Site, because: &str| {
+        let spec = server("server");
+        let id = site.id();
+        let (namespace, mut sandbox) = site.kubelets[0].sandbox(&site.cluster, &spec, (&id, "")).unwrap();
+        let error = site.kubelets[0].attach(&site.cluster, &mut sandbox).unwrap_err();
+        let error = error.downcast_ref::<CniError>().unwrap();
+        assert!(error.code == 11 && error.message.contains(because), "{error}");
+        site.kubelets[0].detach(&site.cluster, &sandbox).unwrap();
+        namespace.remove().unwrap();
+    };
+    refused(&mut site, "netpol-agent is not there");
+    let agent = Agent::spawn(&site.cluster, &site.kubelets[0].agent_options().unwrap()).unwrap();
+    let limit = Instant::now() + Duration::from_secs(60);
+    while agent.status().is_err() {
+        assert!(Instant::now() < limit, "the agent does not serve its socket without an API server");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    refused(&mut site, "whole cluster");
+    site.api.set_away(false);
+    let limit = Instant::now() + Duration::from_secs(60);
+    while agent.status().unwrap()["source"]["synced"] != true {
+        assert!(Instant::now() < limit, "the agent never sees the cluster: {}", agent.status().unwrap());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    site.start(0, &server("server"));
+    site.start(0, &client("client"));
+    site.start(0, &stranger("stranger"));
+    assert_eq!(site.reaches("shop/client", "shop/server"), vec![Outcome::Answered; 4]);
+    assert!(site.is_refused("other/stranger", "shop/server"));
+    agent.stop().unwrap();
+}
+
 impl Site {
     /// All that netpol could leave on the node.
     fn footprint(&self) -> Footprint {
