@@ -112,7 +112,7 @@ fn settings(suite: &str) -> Settings {
 
 #[test]
 fn suites_run_to_their_end_in_a_cluster_that_enforces() {
-    for (suite, least) in [("recipes", 100), ("e2e-netpol", 500)] {
+    for (suite, least) in [("recipes", 100), ("e2e-netpol", 400)] {
         let double = Double::default();
         let said = RefCell::new(Vec::new());
         let tally = run(&settings(suite), &double, "prober", |line| said.borrow_mut().push(line.to_owned())).unwrap();
