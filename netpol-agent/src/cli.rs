@@ -17,12 +17,12 @@ use crate::observe::health::HealthAddress;
 pub const EXIT_OK: u8 = 0;
 /// Something failed; the message says what.
 pub const EXIT_FAILURE: u8 = 1;
-/// `run --check` found input that is not taken as written.
+/// `run --check` found input that is not taken as written, or `preflight` something that must be put right first.
 pub const EXIT_PROBLEMS: u8 = 3;
 
 /// Makes Kubernetes NetworkPolicy real on this node.
 ///
-/// Exit codes: 0 all well, 1 a failure (the message says of what), 2 wrong usage, 3 `run --check` found problems.
+/// Exit codes: 0 all well, 1 a failure (the message says of what), 2 wrong usage, 3 `run --check` found problems or `preflight` failures.
 #[derive(Debug, Parser)]
 #[command(name = "netpol-agent", version, max_term_width = 110, arg_required_else_help = true)]
 pub struct Cli {
@@ -41,6 +41,11 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Remove everything of netpol from this node: programs, maps, pins. Traffic is no longer policed afterwards.
     Cleanup(CleanupArgs),
+    /// Look for what on this node stands in the way (kernel, capabilities, BPF file system, packet marks, kube-proxy, CNI
+    /// directories, other enforcers of NetworkPolicy), and say what to do about it. Changes nothing.
+    ///
+    /// Exit code 0 if netpol can work here, with notes or without; 3 if something failed.
+    Preflight(PreflightArgs),
     /// Print a completion script for a shell, e.g. `netpol-agent completions bash > /etc/bash_completion.d/netpol-agent`.
     Completions {
         /// The shell.
@@ -176,11 +181,35 @@ pub struct CniArgs {
     pub cni_stay_outside: bool,
 }
 
+/// Flags of `preflight`.
+#[derive(Clone, Debug, Args)]
+pub struct PreflightArgs {
+    /// How findings are printed.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+
+    /// Mount point of the BPF file system.
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf", env = "NETPOL_BPFFS")]
+    pub bpffs: PathBuf,
+
+    /// Bits of the packet mark that netpol is to use, as for `run`.
+    #[arg(long, value_name = "MASK", default_value = "0xff000000", value_parser = parse_mask, env = "NETPOL_MARK_MASK")]
+    pub mark_mask: u32,
+
+    /// Where the container runtime looks for CNI configurations.
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d", env = "NETPOL_CNI_CONF_DIR")]
+    pub cni_conf_dir: PathBuf,
+
+    /// Where the container runtime looks for CNI plugins.
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin", env = "NETPOL_CNI_BIN_DIR")]
+    pub cni_bin_dir: PathBuf,
+}
+
 /// Flags of `cleanup`: where the agent was told to put things, if not where it does by itself.
 #[derive(Clone, Debug, Args)]
 pub struct CleanupArgs {
     /// Mount point of the BPF file system.
-    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf", env = "NETPOL_BPFFS")]
     pub bpffs: PathBuf,
 
     /// The agent's Unix socket.
@@ -192,11 +221,11 @@ pub struct CleanupArgs {
     pub state_dir: PathBuf,
 
     /// The container runtime's directory of network configurations.
-    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d", env = "NETPOL_CNI_CONF_DIR")]
     pub cni_conf_dir: PathBuf,
 
     /// The runtime's directory of plugins.
-    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin", env = "NETPOL_CNI_BIN_DIR")]
     pub cni_bin_dir: PathBuf,
 }
 

@@ -12,6 +12,7 @@
 #[cfg(all(feature = "next-abi", not(debug_assertions)))]
 compile_error!("the feature `next-abi` is for tests of upgrades and never shipped: build without it");
 
+pub mod access;
 pub mod attachments;
 pub mod check;
 pub mod cleanup;
@@ -29,6 +30,7 @@ pub mod node;
 pub mod observe;
 pub mod pipeline;
 pub mod policy;
+pub mod preflight;
 pub mod problem;
 pub mod services;
 pub mod source;

@@ -4,9 +4,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{CommandFactory as _, Parser as _};
-use netpol_agent::cli::{Cli, Command, EXIT_FAILURE, EXIT_OK};
+use netpol_agent::cli::{Cli, Command, EXIT_FAILURE, EXIT_OK, EXIT_PROBLEMS, PreflightArgs};
+use netpol_agent::preflight::Standing;
 use netpol_agent::problem::chain;
-use netpol_agent::{check, cleanup, dry_run, pipeline};
+use netpol_agent::{check, cleanup, dry_run, pipeline, preflight};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -29,6 +30,11 @@ fn run(cli: Cli) -> Result<ExitCode> {
             cleanup::run(&args)?;
             Ok(ExitCode::from(EXIT_OK))
         }
+        Command::Preflight(args) => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot start the runtime")?
+            .block_on(look(args)),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "netpol-agent", &mut std::io::stdout());
             Ok(ExitCode::from(EXIT_OK))
@@ -39,6 +45,20 @@ fn run(cli: Cli) -> Result<ExitCode> {
 fn runtime() -> Result<tokio::runtime::Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(2).enable_all().build().context("cannot start the runtime")
+}
+
+/// Prints each finding as it is made.
+async fn look(args: PreflightArgs) -> Result<ExitCode> {
+    let PreflightArgs { output, bpffs, mark_mask, cni_conf_dir, cni_bin_dir } = args;
+    let options = preflight::Options { bpffs, mark_mask, cni_conf_dir, cni_bin_dir, proc: "/proc".into() };
+    let mut printed = Ok(());
+    let findings = preflight::run(&options, |finding| {
+        printed = std::mem::replace(&mut printed, Ok(())).and_then(|()| preflight::print(finding, output));
+    })
+    .await;
+    printed.context("cannot print")?;
+    let failed = preflight::worst(&findings) == Standing::Fail;
+    Ok(ExitCode::from(if failed { EXIT_PROBLEMS } else { EXIT_OK }))
 }
 
 /// The log goes to standard error, at `info` unless RUST_LOG says otherwise; coloured on a terminal only.

@@ -41,6 +41,7 @@ use crate::node::{Node, NodeConfig, NodeView};
 use crate::observe::admin::{Admin, Asked, Call, Request};
 use crate::observe::events_kube::PolicyEvents;
 use crate::observe::health::{HealthServer, Vitals};
+use crate::preflight;
 use crate::problem::{Problem, Severity};
 
 /// How long a start or `sync` waits for addresses to be found before it goes on without them.
@@ -131,7 +132,7 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
         vitals,
         policy_events,
     };
-    pipeline.look_for_others(args.mark_mask).await;
+    pipeline.look_for_others(args).await;
     pipeline.recall()?;
     pipeline.attachments.set_strangers(pipeline.strangers());
     pipeline.reload().await;
@@ -215,11 +216,12 @@ impl Pipeline {
     }
 
     /// Looks for others that use our bits of the mark.
-    async fn look_for_others(&mut self, mark_mask: u32) {
-        match self.node.preflight(mark_mask).await {
+    async fn look_for_others(&mut self, args: &RunArgs) {
+        match self.node.preflight(args.mark_mask).await {
             Ok(problems) => self.preflight = problems,
             Err(error) => tracing::warn!(%error, "cannot look for what uses the same bits of packet marks"),
         }
+        self.preflight.extend(preflight::at_start(args));
     }
 
     /// Takes changes of the manifests in and says what is newly wrong.

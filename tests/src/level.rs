@@ -35,8 +35,13 @@ pub fn is_full() -> bool {
     std::env::var_os("NETPOL_TEST_FULL").is_some()
 }
 
+/// Says why a test cannot run; always false.
+///
+/// # Panics
+/// Under CI.
 #[expect(clippy::print_stderr, clippy::panic, reason = "it speaks for a test")]
-fn skip(reason: &str) -> bool {
+#[must_use]
+pub fn skip(reason: &str) -> bool {
     if std::env::var_os("CI").is_some() {
         panic!("cannot run, which fails under CI: {reason}");
     }

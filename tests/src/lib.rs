@@ -9,6 +9,7 @@
 //! - `conformance`: every case of the suites on the real datapath; `behaviours`: a stage for what no table can hold.
 //! - `arrivals`: what reached a place, whatever its client heard.
 //! - `traffic`: what goes on while something else happens, and what of it was lost or leaked.
+//! - `chart`: the Helm chart, rendered by Helm and held against Kubernetes' types and the agent's flags.
 //! - `churn`, `counted`: a cluster whose objects change while the same pairs stay allowed, and flows of which every packet is
 //!   accounted for.
 //! - `apiserver`: the list and watch protocol of kube-apiserver, and the ways in which it fails.
@@ -27,6 +28,7 @@ pub mod apiserver;
 pub mod arrivals;
 pub mod attack;
 pub mod behaviours;
+pub mod chart;
 pub mod churn;
 pub mod cluster;
 pub mod cni;

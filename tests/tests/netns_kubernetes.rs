@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use netpol_agent::access;
 use netpol_tests::agent::{Agent, Version, cleanup};
 use netpol_tests::apiserver::{ApiServer, Kind};
 use netpol_tests::cluster::Cluster;
@@ -226,6 +227,10 @@ fn enforcement_goes_on_without_the_api_server_and_new_pods_wait_for_it() {
     site.start(0, &PodSpec::new("shop", "new", ("role", "new-client")));
     assert_eq!(site.reaches("shop/new", "shop/server"), vec![Outcome::Answered; 4]);
     agent.stop().unwrap();
+    // What the agents asked of the API server is what the chart's role grants them.
+    let asked = site.api.take_requests();
+    assert!(asked.iter().any(|line| line.contains("watch=")), "{asked:?}");
+    assert_eq!(access::unlisted(access::AGENT, &asked), [""; 0]);
 }
 
 #[test]

@@ -244,6 +244,7 @@ fn all_agents_are_asked_through_the_api_server_and_one_that_fails_is_a_row() {
     let exec = asked.iter().find(|line| line.contains("/pods/netpol-a/exec")).unwrap();
     assert!(exec.contains("command=%2Fnetpol&command=status&command=--local&command=--output&command=json"), "{exec}");
     assert!(exec.contains("container=netpol-agent"), "{exec}");
+    assert_eq!(netpol_agent::access::unlisted(netpol_agent::access::CLIENT, &asked), [""; 0]);
 
     let json = ask(&["policy", "list", "-o", "json"]).json();
     assert_eq!(json["nodes"][0]["answer"]["policies"][0]["name"], "x", "{json}");

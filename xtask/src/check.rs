@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{build, setup, shell, tidy};
+use crate::{build, chart, setup, shell, tidy};
 
 /// Runs everything, and says at the end what failed.
 pub(crate) fn run() -> Result<bool> {
@@ -16,6 +16,10 @@ pub(crate) fn run() -> Result<bool> {
     step("fmt", shell::run(shell::cargo().args(["fmt", "--all", "--check"])));
     step("tidy", tidy::run().and_then(|good| if good { Ok(()) } else { anyhow::bail!("rules are broken") }));
     step("clippy", shell::run(shell::cargo().args(["clippy", "--all-targets", "--", "-D", "warnings"])));
+    step(
+        "chart",
+        chart::run(chart::Options::default()).and_then(|good| if good { Ok(()) } else { anyhow::bail!("see above") }),
+    );
     match setup::missing() {
         Ok(missing) if missing.is_empty() => step("clippy (BPF)", build::ebpf_clippy()),
         Ok(_) | Err(_) => shell::say("clippy (BPF): left out, as the BPF toolchain is not here: cargo xtask setup"),

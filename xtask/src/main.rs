@@ -4,10 +4,12 @@
 //! about the product.
 
 mod build;
+mod chart;
 mod check;
 mod conformance;
 mod demo;
 mod kernels;
+mod kind;
 mod mutants;
 mod setup;
 mod shell;
@@ -36,6 +38,8 @@ enum Command {
     Build(build::Options),
     /// Build the BPF object alone, to target/bpf.
     BuildEbpf(build::EbpfOptions),
+    /// Hold the Helm chart against Helm, Kubernetes' types and the agent's flags; --bless writes deploy/netpol.yaml.
+    Chart(chart::Options),
     /// What must hold before a commit: format, clippy, tidy.
     Check,
     /// Run the tests: all levels in their quick form, or one of them.
@@ -44,6 +48,8 @@ enum Command {
     Demo(demo::Options),
     /// Replay every conformance case on the real datapath, cell by cell (or with --level pure on the compiler alone).
     Conformance(conformance::Options),
+    /// A kind cluster with Flannel and the chart, and the conformance cases inside it.
+    Kind(kind::Options),
     /// Try the BPF object on Debian's kernels, old and new, in virtual machines.
     Kernels(kernels::Options),
     /// Put deliberate faults into compiler and datapath; each must make its test fail.
@@ -70,10 +76,12 @@ fn run() -> Result<bool> {
         Command::Setup(options) => setup::run(options)?,
         Command::Build(options) => build::run(options).map(|_object| true)?,
         Command::BuildEbpf(options) => build::ebpf(options).map(|_object| true)?,
+        Command::Chart(options) => chart::run(options)?,
         Command::Check => check::run()?,
         Command::Test(options) => test::run(&options)?,
         Command::Demo(options) => demo::run(options)?,
         Command::Conformance(options) => conformance::run(&options)?,
+        Command::Kind(options) => kind::run(options)?,
         Command::Kernels(options) => kernels::run(&options)?,
         Command::Mutants(options) => mutants::run(&options)?,
         Command::VerifierStats(options) => verifier_stats::run(options)?,

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
-use crate::{build, shell};
+use crate::{build, chart, shell};
 
 /// Where the integration tests of `netpol-tests` lie: `packet*.rs`, `netns*.rs` and `property*.rs` belong to their level,
 /// everything else to `pure`.
@@ -143,6 +143,12 @@ fn run_level(level: Level, options: &Options, object: Option<&Result<PathBuf>>) 
     // built already.)
     if level == Level::Pure && object.is_none() {
         shell::run(shell::cargo().args(["build", "-p", "netpol-agent", "-p", "netpol-tests", "--bin", "netpol-cni"]))?;
+    }
+    if level == Level::Pure
+        && let Err(why) = chart::ensure_helm()
+    {
+        // The chart's tests say so again, and fail under CI.
+        shell::say(&format!("the chart cannot be checked: {why:#}"));
     }
     let mut tally = Tally::default();
     for mut command in commands(level)? {

@@ -14,7 +14,7 @@ pub mod ids;
 pub mod installed;
 pub mod jiffies;
 pub mod loader;
-mod nfnetlink;
+pub(crate) mod nfnetlink;
 pub mod pins;
 pub mod plan;
 pub mod seed;

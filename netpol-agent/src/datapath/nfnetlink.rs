@@ -19,18 +19,18 @@ const KIND: u16 = 0x3fff;
 
 const REQUEST: u16 = 1;
 /// `NLM_F_ACK`.
-pub(super) const ACK: u16 = 4;
+pub(crate) const ACK: u16 = 4;
 /// `NLM_F_CREATE`.
-pub(super) const CREATE: u16 = 0x400;
+pub(crate) const CREATE: u16 = 0x400;
 /// `NLM_F_APPEND`.
-pub(super) const APPEND: u16 = 0x800;
+pub(crate) const APPEND: u16 = 0x800;
 /// `NLM_F_DUMP`.
-pub(super) const DUMP: u16 = 0x300;
+pub(crate) const DUMP: u16 = 0x300;
 /// `NLM_F_DUMP_INTR`: what is listed changed meanwhile.
 const INTERRUPTED: u16 = 0x10;
 
 /// A socket that speaks to netfilter. It acts in the network namespace of the calling thread.
-pub(super) fn connect() -> io::Result<Socket> {
+pub(crate) fn connect() -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_NETFILTER)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
@@ -39,16 +39,16 @@ pub(super) fn connect() -> io::Result<Socket> {
 
 /// Attributes that grow at the end of a message.
 #[derive(Debug, Default)]
-pub(super) struct Writer(Vec<u8>);
+pub(crate) struct Writer(Vec<u8>);
 
 impl Writer {
     /// An attribute of plain bytes.
-    pub(super) fn bytes(&mut self, kind: u16, value: &[u8]) {
+    pub(crate) fn bytes(&mut self, kind: u16, value: &[u8]) {
         self.attribute(kind, |writer| writer.0.extend_from_slice(value));
     }
 
     /// A string, with the zero behind it.
-    pub(super) fn text(&mut self, kind: u16, value: &str) {
+    pub(crate) fn text(&mut self, kind: u16, value: &str) {
         self.attribute(kind, |writer| {
             writer.0.extend_from_slice(value.as_bytes());
             writer.0.push(0);
@@ -56,17 +56,17 @@ impl Writer {
     }
 
     /// 32 bits in network order.
-    pub(super) fn number(&mut self, kind: u16, value: u32) {
+    pub(crate) fn number(&mut self, kind: u16, value: u32) {
         self.bytes(kind, &value.to_be_bytes());
     }
 
     /// 64 bits in network order.
-    pub(super) fn long(&mut self, kind: u16, value: u64) {
+    pub(crate) fn long(&mut self, kind: u16, value: u64) {
         self.bytes(kind, &value.to_be_bytes());
     }
 
     /// Attributes within an attribute.
-    pub(super) fn nested(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
+    pub(crate) fn nested(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
         self.attribute(kind | NESTED, fill);
     }
 
@@ -92,12 +92,12 @@ impl Writer {
     }
 
     /// The bytes written so far.
-    pub(super) fn finish(self) -> Vec<u8> {
+    pub(crate) fn finish(self) -> Vec<u8> {
         self.0
     }
 
     /// One message: netlink header, nfnetlink header, attributes.
-    pub(super) fn message(&mut self, head: Head, fill: impl FnOnce(&mut Self)) {
+    pub(crate) fn message(&mut self, head: Head, fill: impl FnOnce(&mut Self)) {
         let start = self.0.len();
         self.0.extend_from_slice(&[0; 4]);
         self.0.extend_from_slice(&head.kind.to_ne_bytes());
@@ -113,18 +113,18 @@ impl Writer {
 }
 
 /// What stands before a message's attributes.
-pub(super) struct Head {
+pub(crate) struct Head {
     /// Subsystem and message.
-    pub(super) kind: u16,
-    pub(super) flags: u16,
-    pub(super) sequence: u32,
-    pub(super) family: u8,
-    pub(super) resource: u16,
+    pub(crate) kind: u16,
+    pub(crate) flags: u16,
+    pub(crate) sequence: u32,
+    pub(crate) family: u8,
+    pub(crate) resource: u16,
 }
 
 /// One message of the kernel.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Answer<'a> {
+pub(crate) enum Answer<'a> {
     /// The message of this number was carried out (0), or refused with this error number.
     Result {
         /// Number of the message.
@@ -147,7 +147,7 @@ pub(super) enum Answer<'a> {
 }
 
 /// The messages of one datagram; what is cut short ends them.
-pub(super) fn answers(mut datagram: &[u8]) -> impl Iterator<Item = Answer<'_>> {
+pub(crate) fn answers(mut datagram: &[u8]) -> impl Iterator<Item = Answer<'_>> {
     const ERROR: u16 = 2;
     const DONE: u16 = 3;
     let number = |body: &[u8], missing: i32| {
@@ -189,11 +189,11 @@ fn header(bytes: &[u8]) -> Option<Received> {
 
 /// Attributes to read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Attributes<'a>(&'a [u8]);
+pub(crate) struct Attributes<'a>(&'a [u8]);
 
 impl<'a> Attributes<'a> {
     /// Every attribute: its kind and what is in it.
-    pub(super) fn all(self) -> impl Iterator<Item = (u16, &'a [u8])> {
+    pub(crate) fn all(self) -> impl Iterator<Item = (u16, &'a [u8])> {
         let mut rest = self.0;
         std::iter::from_fn(move || {
             let [a, b, c, d, ..] = *rest else { return None };
@@ -205,33 +205,41 @@ impl<'a> Attributes<'a> {
     }
 
     /// The first attribute of a kind.
-    pub(super) fn get(self, kind: u16) -> Option<&'a [u8]> {
+    pub(crate) fn get(self, kind: u16) -> Option<&'a [u8]> {
         self.all().find(|(found, _)| *found == kind).map(|(_, value)| value)
     }
 
     /// The attributes in the first attribute of a kind.
-    pub(super) fn nested(self, kind: u16) -> Self {
+    pub(crate) fn nested(self, kind: u16) -> Self {
         Self(self.get(kind).unwrap_or_default())
     }
 
     /// The attributes in every attribute here.
-    pub(super) fn each(self) -> impl Iterator<Item = Self> {
+    pub(crate) fn each(self) -> impl Iterator<Item = Self> {
         self.all().map(|(_, value)| Self(value))
     }
 
     /// True if the attribute of this kind is this string.
-    pub(super) fn is_text(self, kind: u16, text: &str) -> bool {
+    pub(crate) fn is_text(self, kind: u16, text: &str) -> bool {
         self.get(kind).and_then(|value| value.strip_suffix(&[0])) == Some(text.as_bytes())
     }
 
     /// So many bytes, or what begins with them.
-    pub(super) fn fixed<const N: usize>(self, kind: u16) -> Option<[u8; N]> {
+    pub(crate) fn fixed<const N: usize>(self, kind: u16) -> Option<[u8; N]> {
         self.get(kind)?.first_chunk().copied()
     }
 
     /// 64 bits in network order.
-    pub(super) fn long(self, kind: u16) -> Option<u64> {
+    pub(crate) fn long(self, kind: u16) -> Option<u64> {
         self.fixed(kind).map(u64::from_be_bytes)
+    }
+}
+
+#[cfg(test)]
+impl Writer {
+    /// What was written, to be read back.
+    pub(crate) fn read(&self) -> Attributes<'_> {
+        Attributes(&self.0)
     }
 }
 

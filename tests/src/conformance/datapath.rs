@@ -211,7 +211,7 @@ impl<'a> Run<'a> {
 }
 
 /// Whether the connection is stated to come to be; none if not enough is stated.
-fn stated(cell: &Cell) -> Option<bool> {
+pub(super) fn stated(cell: &Cell) -> Option<bool> {
     cell.allow.or(match (cell.ingress, cell.egress) {
         (Some(false), _) | (_, Some(false)) => Some(false),
         (Some(true), Some(true)) => Some(true),
@@ -220,7 +220,7 @@ fn stated(cell: &Cell) -> Option<bool> {
 }
 
 /// Every port that the cluster's cases ask for, so that services are the same for all of them.
-fn ports_of(work: &Work<'_>) -> Result<BTreeSet<(Protocol, u16)>> {
+pub(super) fn ports_of(work: &Work<'_>) -> Result<BTreeSet<(Protocol, u16)>> {
     let of_cluster = work.suite.cases.iter().filter(|case| case.cluster == work.case.cluster);
     let steps = of_cluster.flat_map(|case| &case.steps);
     let named = steps.flat_map(|step| {

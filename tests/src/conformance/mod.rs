@@ -5,6 +5,7 @@
 
 mod books;
 mod datapath;
+pub mod in_cluster;
 mod prober;
 mod report;
 mod sctp;

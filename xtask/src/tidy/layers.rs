@@ -63,6 +63,12 @@ const LAYERS: &[Layer] = &[
     pure_datapath("netpol-agent/src/datapath/ids"),
     pure_datapath("netpol-agent/src/datapath/installed"),
     pure_datapath("netpol-agent/src/datapath/plan"),
+    // Looks, and changes nothing: no maps, no policies.
+    Layer {
+        path: "netpol-agent/src/preflight",
+        may_use: Some(&["problem", "node", "datapath::nfnetlink", "cli", "flow::sink"]),
+        never: &["kube", "k8s_openapi"],
+    },
     Layer { path: "netpol-agent/src/datapath", may_use: Some(&["problem"]), never: &["kube", "k8s_openapi"] },
     Layer { path: "netpol-agent/src/node", may_use: Some(&["problem"]), never: &["kube", "k8s_openapi", "aya"] },
     pure_source("netpol-agent/src/source/kube/interner"),

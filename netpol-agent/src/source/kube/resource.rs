@@ -69,3 +69,18 @@ impl Resource {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::AGENT;
+
+    #[test]
+    fn what_is_followed_may_be_listed_and_watched() {
+        for kind in Resource::ALL {
+            let row = AGENT.iter().find(|it| (it.group, it.resource) == (kind.group(), kind.plural()));
+            let verbs = row.unwrap_or_else(|| panic!("no row for {}", kind.plural())).verbs;
+            assert!(verbs.contains(&"list") && verbs.contains(&"watch"), "{}: {verbs:?}", kind.plural());
+        }
+    }
+}
