@@ -8,6 +8,11 @@ use netpol_agent::cli::{Cli, Command, EXIT_FAILURE, EXIT_OK};
 use netpol_agent::problem::chain;
 use netpol_agent::{check, cleanup, dry_run, pipeline};
 
+/// In the image only: see ARCHITECTURE.md.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli) {

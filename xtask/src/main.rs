@@ -7,6 +7,7 @@ mod build;
 mod check;
 mod conformance;
 mod demo;
+mod image;
 mod kernels;
 mod mutants;
 mod setup;
@@ -44,6 +45,8 @@ enum Command {
     Demo(demo::Options),
     /// Replay every conformance case on the real datapath, cell by cell (or with --level pure on the compiler alone).
     Conformance(conformance::Options),
+    /// Make the container image as an OCI archive, reproducibly and without a container daemon.
+    Image(image::Options),
     /// Try the BPF object on Debian's kernels, old and new, in virtual machines.
     Kernels(kernels::Options),
     /// Put deliberate faults into compiler and datapath; each must make its test fail.
@@ -74,6 +77,7 @@ fn run() -> Result<bool> {
         Command::Test(options) => test::run(&options)?,
         Command::Demo(options) => demo::run(options)?,
         Command::Conformance(options) => conformance::run(&options)?,
+        Command::Image(options) => image::run(&options)?,
         Command::Kernels(options) => kernels::run(&options)?,
         Command::Mutants(options) => mutants::run(&options)?,
         Command::VerifierStats(options) => verifier_stats::run(options)?,
