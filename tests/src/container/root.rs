@@ -120,9 +120,11 @@ fn place_file(from: &Path, to: &Path) -> Result<()> {
     if let Some(directory) = to.parent() {
         fs::create_dir_all(directory)?;
     }
-    if fs::hard_link(from, to).is_ok() {
+    // The loader is often a link, and a second name for a link would lead nowhere in here.
+    let from = fs::canonicalize(from).with_context(|| format!("cannot find {}", from.display()))?;
+    if fs::hard_link(&from, to).is_ok() {
         return Ok(());
     }
-    fs::copy(from, to).with_context(|| format!("cannot copy {}", from.display()))?;
+    fs::copy(&from, to).with_context(|| format!("cannot copy {}", from.display()))?;
     Ok(())
 }
