@@ -9,6 +9,11 @@ use netpol_agent::preflight::Standing;
 use netpol_agent::problem::chain;
 use netpol_agent::{check, cleanup, dry_run, pipeline, preflight};
 
+/// In the image only: see ARCHITECTURE.md.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli) {

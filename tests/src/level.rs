@@ -20,6 +20,16 @@ pub fn has_agent() -> bool {
     has_kernel() && agent::binary().map_or_else(|error| skip(&format!("{error:#}")), |_binary| true)
 }
 
+/// As [`has_agent`], and containers can be run.
+///
+/// # Panics
+/// Under CI, if not.
+#[must_use]
+pub fn has_containers() -> bool {
+    let runs = || std::process::Command::new("runc").arg("--version").output().is_ok_and(|it| it.status.success());
+    has_agent() && (runs() || skip("no runc in PATH: cargo xtask setup installs it"))
+}
+
 /// As [`has_agent`], and so is the one with another ABI.
 ///
 /// # Panics

@@ -21,6 +21,7 @@
 //! - `scale`: a cluster of 100,000 pods.
 //! - `cni`: a container runtime, one call of a plugin, and an agent that answers as a test wants; `footprint`: all that netpol may leave
 //!   on a node, as a list.
+//! - `container`: the image's programs as the kubelet would run them from the DaemonSet.
 //! - `shop`: a case directory as a node that can be measured; `demo`: the shop, before and after its policies.
 
 pub mod agent;
@@ -34,6 +35,7 @@ pub mod cluster;
 pub mod cni;
 pub mod conformance;
 pub mod connection;
+pub mod container;
 pub mod counted;
 pub mod demo;
 pub mod footprint;

@@ -8,6 +8,7 @@ mod chart;
 mod check;
 mod conformance;
 mod demo;
+mod image;
 mod kernels;
 mod kind;
 mod mutants;
@@ -48,6 +49,8 @@ enum Command {
     Demo(demo::Options),
     /// Replay every conformance case on the real datapath, cell by cell (or with --level pure on the compiler alone).
     Conformance(conformance::Options),
+    /// Make the container image as an OCI archive, reproducibly and without a container daemon.
+    Image(image::Options),
     /// A kind cluster with Flannel and the chart, and the conformance cases inside it.
     Kind(kind::Options),
     /// Try the BPF object on Debian's kernels, old and new, in virtual machines.
@@ -81,6 +84,7 @@ fn run() -> Result<bool> {
         Command::Test(options) => test::run(&options)?,
         Command::Demo(options) => demo::run(options)?,
         Command::Conformance(options) => conformance::run(&options)?,
+        Command::Image(options) => image::run(&options)?,
         Command::Kind(options) => kind::run(options)?,
         Command::Kernels(options) => kernels::run(&options)?,
         Command::Mutants(options) => mutants::run(&options)?,

@@ -173,12 +173,28 @@ impl Agent {
             command.arg("--node").arg(name);
         }
         command.args(&options.arguments).envs(options.environment.iter().map(|(name, value)| (name, value)));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         confine::confine(&mut command, Some(node.namespace()))?;
-        let mut child = command.spawn().with_context(|| format!("cannot run {}", binary.display()))?;
+        Self::spawn_by(command, node.socket().to_owned())
+    }
+
+    /// Starts an agent by another command, whose process passes signals on and ends with it, and waits until all manifests
+    /// are enforced. What it may do is for that command to see to.
+    ///
+    /// # Errors
+    /// As [`Agent::start`].
+    pub fn start_by(command: Command, socket: PathBuf) -> Result<Self> {
+        let mut agent = Self::spawn_by(command, socket)?;
+        agent.wait_until_ready()?;
+        Ok(agent)
+    }
+
+    fn spawn_by(mut command: Command, socket: PathBuf) -> Result<Self> {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child =
+            command.spawn().with_context(|| format!("cannot run {}", command.get_program().to_string_lossy()))?;
         let stdout = Lines::read(child.stdout.take().context("the agent's output is a pipe")?);
         let stderr = Lines::read(child.stderr.take().context("the agent's errors are a pipe")?);
-        Ok(Self { child, socket: node.socket().to_owned(), stdout, stderr })
+        Ok(Self { child, socket, stdout, stderr })
     }
 
     /// Has the agent read its manifests now, and waits until they are enforced.

@@ -16,7 +16,7 @@ use clap::Args;
 use crate::shell;
 
 pub(crate) use self::rust::nightly;
-pub(crate) use self::system::install_packages;
+pub(crate) use self::system::{install_packages, look_program};
 
 /// Options of `setup`.
 #[derive(Clone, Copy, Debug, Args)]
@@ -43,12 +43,24 @@ pub(crate) enum State {
 }
 
 /// Something that must be there.
-struct Item {
-    name: &'static str,
+pub(crate) struct Item {
+    /// In one or two words.
+    pub(crate) name: &'static str,
     /// What it is for.
-    purpose: &'static str,
-    look: fn() -> State,
-    provide: fn() -> Result<()>,
+    pub(crate) purpose: &'static str,
+    /// Looks for it.
+    pub(crate) look: fn() -> State,
+    /// Brings it here.
+    pub(crate) provide: fn() -> Result<()>,
+}
+
+/// What to do about what is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Say so, with the line to run.
+    Report,
+    /// Run it.
+    Provide,
 }
 
 /// In the order of need: each may use those before it.
@@ -87,26 +99,42 @@ const ITEMS: &[Item] = &[
         look: || system::look_for_file("/usr/lib/cni/bridge", "containernetworking-plugins"),
         provide: || system::install("containernetworking-plugins"),
     },
+    Item {
+        name: "runc",
+        purpose: "runs the agent as a container in tests",
+        look: || system::look("runc", "runc"),
+        provide: || system::install("runc"),
+    },
 ];
 
 /// Runs the command. True if everything is there at the end.
 pub(crate) fn run(options: Options) -> Result<bool> {
+    provide(ITEMS, if options.check { Mode::Report } else { Mode::Provide })
+}
+
+/// Looks for items and says what came of each. True if everything is there at the end.
+pub(crate) fn provide(items: &[Item], mode: Mode) -> Result<bool> {
     let mut good = true;
-    for item in ITEMS {
-        let state = if options.check { (item.look)() } else { look_or_provide(item)? };
+    for item in items {
+        let state = if mode == Mode::Report { (item.look)() } else { look_or_provide(item)? };
         good &= matches!(state, State::Ok(_));
         print(item, &state);
-        if !good && !options.check {
+        if !good && mode == Mode::Provide {
             break;
         }
     }
-    let verdict = match (good, options.check) {
+    let verdict = match (good, mode) {
         (true, _) => "everything is there",
-        (false, true) => "something is missing: cargo xtask setup provides what it can",
-        (false, false) => "this cannot be provided from here, and what follows needs it: see above",
+        (false, Mode::Report) => "something is missing: cargo xtask setup provides what it can",
+        (false, Mode::Provide) => "this cannot be provided from here, and what follows needs it: see above",
     };
     shell::say(verdict);
     Ok(good)
+}
+
+/// True if every item is there.
+pub(crate) fn is_complete(items: &[Item]) -> bool {
+    items.iter().all(|item| matches!((item.look)(), State::Ok(_)))
 }
 
 /// Provides what is missing, in silence if nothing is.

@@ -13,11 +13,19 @@ const TRIES: u32 = 2;
 
 /// Looks for a program that a package has.
 pub(super) fn look(program: &str, package: &str) -> State {
+    look_program(program, &[package])
+}
+
+/// Looks for a program that some packages bring together.
+pub(crate) fn look_program(program: &str, packages: &[&str]) -> State {
     let sbin = "/usr/sbin:/sbin:/usr/bin:/bin";
     let path = std::env::var("PATH").unwrap_or_default();
     match shell::find(program, format!("{path}:{sbin}").as_ref()) {
         Some(file) => State::Ok(file.display().to_string()),
-        None => State::Missing { why: format!("no {program} in PATH"), lines: lines_for(&[package.to_owned()]) },
+        None => State::Missing {
+            why: format!("no {program} in PATH"),
+            lines: lines_for(&packages.iter().map(|package| (*package).to_owned()).collect::<Vec<_>>()),
+        },
     }
 }
 
