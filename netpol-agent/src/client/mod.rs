@@ -8,6 +8,7 @@
 mod agents;
 mod ask;
 pub mod cli;
+pub mod explain;
 mod show;
 mod socket;
 mod table;
