@@ -36,6 +36,7 @@ pub mod conformance;
 pub mod connection;
 pub mod counted;
 pub mod demo;
+pub mod explained;
 pub mod footprint;
 pub mod frame;
 pub mod generate;

@@ -24,7 +24,7 @@ pub use change::{Change, Hint};
 pub use compiled::{Compiled, FreshCompile, Opinion, Opinions, View};
 pub use facts::{End, Facts, Flow, Nodes, Traffic};
 pub use question::{Ports, Question, QuestionError, Target};
-pub use report::explain;
+pub use report::{explain, judge};
 pub use resolve::{Unanswerable, resolve};
 
 use netpol_common::abi::Direction;

@@ -26,6 +26,14 @@ pub fn explain(question: &Question, facts: &Facts<'_>, compiled: &impl Compiled)
     }
 }
 
+/// Judges a side by the objects, and says how the compiler differs, if it does.
+#[must_use]
+pub fn judge(side: Side<'_>, facts: &Facts<'_>, compiled: &impl Compiled) -> (Judgement, Option<String>) {
+    let judgement = naive::judge(facts, side);
+    let disagreement = disagreement(&judgement, compiled.opinion(side).as_ref());
+    (judgement, disagreement)
+}
+
 impl FlowReport {
     /// Explains one flow.
     #[must_use]
@@ -60,10 +68,8 @@ impl SideReport {
     /// Explains one side.
     #[must_use]
     pub fn of(side: Side<'_>, facts: &Facts<'_>, compiled: &impl Compiled) -> Self {
-        let judgement = naive::judge(facts, side);
-        let opinion = compiled.opinion(side);
-        let disagreement = disagreement(&judgement, opinion.as_ref());
-        let enforced = opinion.is_some_and(|opinion| opinion.enforced);
+        let (judgement, disagreement) = judge(side, facts, compiled);
+        let enforced = compiled.opinion(side).is_some_and(|opinion| opinion.enforced);
         let names = |policies: &[crate::cluster::model::PolicyKey]| policies.iter().map(ToString::to_string).collect();
         let report = match &judgement {
             Judgement::Exempt(exempt) => {

@@ -24,7 +24,7 @@ pub struct Unanswerable {
 }
 
 /// The flows, and what is to be said about them as a whole.
-pub type Resolved = (Vec<Flow>, Vec<String>);
+type Resolved = (Vec<Flow>, Vec<String>);
 
 fn unanswerable(message: String) -> Unanswerable {
     Unanswerable { message, similar: Vec::new() }
