@@ -19,7 +19,6 @@ pub mod cleanup;
 pub mod cli;
 pub mod client;
 pub mod cluster;
-pub mod client;
 pub mod cni;
 pub mod datapath;
 pub mod dry_run;

@@ -6,6 +6,7 @@
 mod answers;
 mod asking;
 mod attach;
+mod explain;
 pub(crate) mod feed;
 mod retire;
 pub(crate) mod start;
@@ -72,6 +73,7 @@ struct Pipeline {
     /// Other problems that the log has already.
     said: Vec<Problem>,
     node_name: String,
+    enforce_own_node: bool,
     node: Node,
     enforcer: Enforcer,
     clock: Clock,
@@ -123,6 +125,7 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
         source_problems: Vec::new(),
         said: Vec::new(),
         node_name: args.node.clone(),
+        enforce_own_node: args.enforce_own_node,
         node: Node::start(&node_config).await?,
         enforcer: start::enforcer(args, (datapath.store, flows), hooks, datapath.others)?,
         clock: start::clock()?,
@@ -363,6 +366,9 @@ impl Pipeline {
             }
             Asked::Operator(Request::Status) => self.status(),
             Asked::Operator(Request::Counters) => self.counters(),
+            Asked::Operator(Request::Explain { source, destination, namespace }) => {
+                return self.explain((&source, &destination, &namespace), call.answer);
+            }
             Asked::Operator(Request::Endpoints) => self.endpoint_list(),
             Asked::Operator(Request::Policies) => self.policy_list(),
             Asked::Operator(Request::Policy { namespace, name }) => self.policy(&namespace, &name),

@@ -145,7 +145,10 @@ pub fn applied(advice: &Advice, objects: &Objects) -> anyhow::Result<Change> {
     };
     Ok(Change::Apply(match advice {
         Advice::CreatePolicy { manifest } => {
-            ensure!(objects.get("NetworkPolicy", &name_of(manifest)).is_none(), "the policy exists: it would be replaced");
+            ensure!(
+                objects.get("NetworkPolicy", &name_of(manifest)).is_none(),
+                "the policy exists: it would be replaced"
+            );
             manifest.clone()
         }
         Advice::LabelPod { namespace, name, labels } => {
@@ -159,7 +162,8 @@ pub fn applied(advice: &Advice, objects: &Objects) -> anyhow::Result<Change> {
             let mut policy = object("NetworkPolicy", namespace, name)?;
             for step in patch.as_array().context("no list of steps")? {
                 ensure!(step["op"] == "add", "unknown step {step}");
-                let path = step["path"].as_str().and_then(|path| path.strip_suffix("/-")).context("no path of a list")?;
+                let path =
+                    step["path"].as_str().and_then(|path| path.strip_suffix("/-")).context("no path of a list")?;
                 let list = policy.pointer_mut(path).and_then(Value::as_array_mut).context("no list there")?;
                 ensure!(!list.is_empty(), "an item in an empty list would narrow it");
                 list.push(step["value"].clone());

@@ -16,7 +16,7 @@ pub struct Explanation {
     pub notes: Vec<String>,
     /// Why there is no answer.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
+    pub unanswerable: Option<String>,
     /// What may have been meant instead.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub similar: Vec<String>,

@@ -15,7 +15,9 @@ use serde_json::{Map, Value, json};
 use super::facts::protocol_name;
 use super::naive::{PeerReason, RuleMiss};
 use super::{Facts, Side, Traffic};
-use crate::cluster::model::{Labels, NetworkPolicy, Peers, Pod, PolicyKey, PortMatch, PortRange, Ports, Requirement, Rule, Selector};
+use crate::cluster::model::{
+    Labels, NetworkPolicy, Peers, Pod, PolicyKey, PortMatch, PortRange, Ports, Requirement, Rule, Selector,
+};
 use crate::cluster::state::NAMESPACE_NAME_LABEL;
 
 /// Something to do, and what it opens besides.
@@ -138,7 +140,7 @@ fn label_pod(facts: &Facts<'_>, side: Side<'_>, miss: &RuleMiss) -> Option<Hint>
         });
         let wanted: BTreeMap<String, String> = wanted.collect::<Option<_>>()?;
         // A key that two requirements give different values, or that another one forbids, is no way through.
-        let mut after = pod.labels.clone();
+        let mut after = Labels::clone(&pod.labels);
         after.extend(wanted.iter().map(|(key, value)| (key.as_str().into(), value.as_str().into())));
         let taken = wanted.len() == peer.because.len() && !wanted.is_empty();
         (taken && suits(facts, miss, &after)).then_some(wanted)
@@ -146,13 +148,10 @@ fn label_pod(facts: &Facts<'_>, side: Side<'_>, miss: &RuleMiss) -> Option<Hint>
     let shown: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     Some(Hint {
         summary: format!("label pod {} with {}, which {} waits for", pod.key, shown.join(", "), miss.rule),
-        change: Change::LabelPod {
-            namespace: pod.key.namespace.to_string(),
-            name: pod.key.name.to_string(),
-            labels,
-        },
+        change: Change::LabelPod { namespace: pod.key.namespace.to_string(), name: pod.key.name.to_string(), labels },
         caution: Some(
-            "services, controllers and other policies go by labels too; a pod that is made anew gets its template's".to_owned(),
+            "services, controllers and other policies go by labels too; a pod that is made anew gets its template's"
+                .to_owned(),
         ),
     })
 }
@@ -197,9 +196,9 @@ fn new_policy(facts: &Facts<'_>, side: Side<'_>, isolated_by: &[PolicyKey]) -> O
                 "spec": spec,
             }),
         },
-        caution: ports.is_none().then(|| {
-            "only a rule without ports lets ICMP through: every port opens to this peer as well".to_owned()
-        }),
+        caution: ports
+            .is_none()
+            .then(|| "only a rule without ports lets ICMP through: every port opens to this peer as well".to_owned()),
     })
 }
 

@@ -109,9 +109,9 @@ impl FreshCompile {
     pub fn new(cluster: &ClusterState, pods: impl IntoIterator<Item = PodKey>) -> Self {
         let limits = Limits { slots: u32::from(u16::MAX), ..Limits::default() };
         let mut compiler = Compiler::new(limits, NumbersInUse::default());
-        let namespaces = cluster.namespaces().map(|(name, labels)| {
-            Object::Namespace(Namespace { name: name.clone(), labels: labels.clone() })
-        });
+        let namespaces = cluster
+            .namespaces()
+            .map(|(name, labels)| Object::Namespace(Namespace { name: name.clone(), labels: labels.clone() }));
         let pods_there = cluster.pods().map(|pod| Object::Pod(Pod::clone(pod)));
         let policies = cluster.policies().map(|policy| Object::NetworkPolicy(NetworkPolicy::clone(policy)));
         for object in namespaces.chain(pods_there).chain(policies) {

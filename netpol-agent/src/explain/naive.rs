@@ -325,13 +325,12 @@ fn port_missed(item: &PortMatch, (protocol, port): (Protocol, u16), destinations
     }
     match &item.ports {
         PortRange::All => None,
-        PortRange::Numbers(first, last) => {
-            (port < *first || port > *last).then(|| PortMiss::OtherPort(item.clone()))
-        }
+        PortRange::Numbers(first, last) => (port < *first || port > *last).then(|| PortMiss::OtherPort(item.clone())),
         PortRange::Named(name) if destinations.is_empty() => Some(PortMiss::NobodyNames(name.clone())),
         // The number under which each pod that may be the destination declares the name for this protocol.
         PortRange::Named(name) => destinations.iter().find_map(|pod| {
-            let declared = pod.named_ports.iter().find(|declared| declared.name == *name && declared.protocol == protocol);
+            let declared =
+                pod.named_ports.iter().find(|declared| declared.name == *name && declared.protocol == protocol);
             match declared {
                 None => Some(PortMiss::UnknownName(pod.key.clone(), name.clone(), protocol)),
                 Some(declared) if declared.port != port => {

@@ -22,7 +22,9 @@ pub fn explain(question: &Question, facts: &Facts<'_>, compiled: &impl Compiled)
             notes,
             ..Explanation::default()
         },
-        Err(Unanswerable { message, similar }) => Explanation { error: Some(message), similar, ..Explanation::default() },
+        Err(Unanswerable { message, similar }) => {
+            Explanation { unanswerable: Some(message), similar, ..Explanation::default() }
+        }
     }
 }
 

@@ -117,7 +117,10 @@ fn pod_ends(pod: &Pod, notes: &mut Vec<String>) -> Result<Vec<End>, Unanswerable
         note(notes, format!("pod {} has completed: its address is no longer its own, no selector matches it", pod.key));
     }
     if pod.host_network {
-        note(notes, format!("pod {} has its node's network: policies see the node's address, no selector matches", pod.key));
+        note(
+            notes,
+            format!("pod {} has its node's network: policies see the node's address, no selector matches", pod.key),
+        );
     }
     Ok(pod.addresses.iter().map(|address| end_of(pod, *address)).collect())
 }
@@ -143,7 +146,8 @@ fn at(address: IpAddr, facts: &Facts<'_>, notes: &mut Vec<String>) -> Vec<End> {
     let owners: Vec<&Arc<Pod>> = facts.cluster.claimants(address).filter_map(|key| facts.cluster.pod(key)).collect();
     if owners.len() > 1 {
         let names: Vec<String> = owners.iter().map(|pod| pod.key.to_string()).collect();
-        let message = format!("{address} is claimed by {}: as a peer it may do only what all of them may", names.join(", "));
+        let message =
+            format!("{address} is claimed by {}: as a peer it may do only what all of them may", names.join(", "));
         note(notes, message);
     }
     if owners.is_empty() {
@@ -179,14 +183,19 @@ fn destinations(
 }
 
 /// A node's address: its NodePorts lead to backends.
-fn of_node(question: &Question, facts: &Facts<'_>, notes: &mut Vec<String>) -> Result<Vec<(End, Traffic)>, Unanswerable> {
+fn of_node(
+    question: &Question,
+    facts: &Facts<'_>,
+    notes: &mut Vec<String>,
+) -> Result<Vec<(End, Traffic)>, Unanswerable> {
     if let Ports::Number(protocol, number) = question.ports {
         let leads = |port: &ServicePort| port.protocol == protocol && port.node_port == Some(number);
         let found = facts.cluster.services().find(|service| service.ports.iter().any(leads));
         if let Some(service) = found {
             note(
                 notes,
-                "a NodePort of another node may masquerade the client: then its pods see that node's address".to_owned(),
+                "a NodePort of another node may masquerade the client: then its pods see that node's address"
+                    .to_owned(),
             );
             return through_service(service, (&question.ports, true), facts, notes);
         }
@@ -267,7 +276,10 @@ fn through_service(
                 TargetPort::Named(name) => declared(pod, name, port.protocol),
             };
             let Some(number) = number else {
-                note(notes, format!("pod {} declares no port {:?}: it is no backend of that port", pod.key, port.target));
+                note(
+                    notes,
+                    format!("pod {} declares no port {:?}: it is no backend of that port", pod.key, port.target),
+                );
                 continue;
             };
             let ends = pod.addresses.iter().map(|address| End { service: Some(key.clone()), ..end_of(pod, *address) });
@@ -277,7 +289,9 @@ fn through_service(
     if found.is_empty() {
         let message = match service.selector {
             Some(_) => format!("service {key} has no backend: no running pod has the labels that it selects"),
-            None => format!("service {key} selects nothing; its endpoints are set by somebody else: ask about one of them"),
+            None => {
+                format!("service {key} selects nothing; its endpoints are set by somebody else: ask about one of them")
+            }
         };
         return Err(unanswerable(message));
     }
@@ -291,7 +305,10 @@ fn backends<'a>(service: &Service, facts: &Facts<'a>, notes: &mut Vec<String>) -
     let pods = facts.cluster.pods_in(&service.key.namespace).filter(|pod| !pod.terminal).filter(has);
     let pods: Vec<&Arc<Pod>> = pods.filter(|pod| !pod.addresses.is_empty()).collect();
     if pods.iter().any(|pod| !is_live(pod)) {
-        note(notes, format!("service {} has backends in their node's network: they are nodes to policies", service.key));
+        note(
+            notes,
+            format!("service {} has backends in their node's network: they are nodes to policies", service.key),
+        );
     }
     pods
 }

@@ -104,7 +104,10 @@ fn port_miss(miss: &PortMiss, traffic: Traffic) -> String {
         PortMiss::OtherProtocol(item) => format!("takes {}, not {traffic}", port(item)),
         PortMiss::OtherPort(item) => format!("takes {}, not {traffic}", port(item)),
         PortMiss::UnknownName(pod, name, protocol) => {
-            format!("named port {name:?} is unknown on {pod}: no container declares it for {}", protocol_name(*protocol))
+            format!(
+                "named port {name:?} is unknown on {pod}: no container declares it for {}",
+                protocol_name(*protocol)
+            )
         }
         PortMiss::NameIsOther(pod, name, number) => {
             format!("named port {name:?} is {number} on {pod}, not {traffic}")

@@ -57,6 +57,11 @@ const LAYERS: &[Layer] = &[
         may_use: Some(&["cluster", "problem", "datapath::desired", "datapath::ids", "datapath::plan"]),
         never: IMPURE,
     },
+    Layer {
+        path: "netpol-agent/src/explain",
+        may_use: Some(&["cluster", "policy", "datapath::desired", "datapath::ids"]),
+        never: IMPURE,
+    },
     pure_datapath("netpol-agent/src/datapath/apply"),
     pure_datapath("netpol-agent/src/datapath/desired"),
     pure_datapath("netpol-agent/src/datapath/diff"),
