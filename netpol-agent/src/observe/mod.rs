@@ -5,5 +5,7 @@ pub mod admin;
 pub mod answer;
 pub mod events_kube;
 pub mod health;
+mod http;
+pub mod metrics;
 pub mod report;
 pub mod translation;
