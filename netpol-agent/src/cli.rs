@@ -99,6 +99,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "ADDRESS:PORT|off", default_value = "127.0.0.1:9879", value_parser = HealthAddress::from_str)]
     pub health_address: HealthAddress,
 
+    /// Where /metrics is served over HTTP for Prometheus, e.g. 0.0.0.0:9964. Namespaces and policies are named there.
+    #[arg(long, value_name = "ADDRESS:PORT|off", default_value = "off", value_parser = HealthAddress::from_str)]
+    pub metrics_address: HealthAddress,
+
     /// Name of this node, which an API server needs to be known by: pods whose spec.nodeName is another one are not looked
     /// for here. With --manifests it may be left out, and every pod's address is looked for.
     #[arg(long, value_name = "NAME", default_value = "", env = "NODE_NAME")]

@@ -9,6 +9,7 @@ mod attach;
 mod explain;
 pub(crate) mod feed;
 mod retire;
+mod metering;
 pub(crate) mod start;
 
 use std::path::PathBuf;
@@ -24,6 +25,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use self::asking::Asking;
 use self::attach::Waiting;
 use self::feed::Feed;
+use self::metering::Metering;
 use crate::attachments::Attachments;
 use crate::cli::{CniArgs, EXIT_OK, RunArgs};
 use crate::cni::install::CniInstaller;
@@ -43,6 +45,7 @@ use crate::observe::admin::{Admin, Asked, Call, Request};
 use crate::observe::events_kube::PolicyEvents;
 use crate::observe::health::{HealthServer, Vitals};
 use crate::preflight;
+use crate::observe::metrics::Metrics;
 use crate::problem::{Problem, Severity};
 
 /// How long a start or `sync` waits for addresses to be found before it goes on without them.
@@ -85,6 +88,7 @@ struct Pipeline {
     vitals: watch::Sender<Vitals>,
     /// Tells authors of policies, where there is an API server.
     policy_events: Option<PolicyEvents>,
+    metering: Metering,
 }
 
 /// Runs the agent until SIGTERM or Ctrl-C.
@@ -104,6 +108,9 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
     }
     keep_house(Housekeeper::open(&datapath.pins, datapath.config, clock_of_programs()?)?);
     let flows = FlowTables::open(&datapath.pins, datapath.config, clock_of_programs()?)?;
+    let metering = Metering::start(args, &datapath.pins).await?;
+    keep_house(Housekeeper::open(&datapath.pins, datapath.config)?, metering.metrics.clone());
+    let flows = FlowTables::open(&datapath.pins, datapath.config)?;
     let node_config = NodeConfig { pod_interfaces: args.pod_interfaces.clone() };
     let mut ring = EventRing::new(datapath.events).context("cannot wait on the event ring")?;
     let hooks = Hooks::new(datapath.programs, datapath.pins, args.attach);
@@ -134,6 +141,7 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
         preflight: Vec::new(),
         vitals,
         policy_events,
+        metering,
     };
     pipeline.look_for_others(args).await;
     pipeline.recall()?;
@@ -186,7 +194,7 @@ fn clock_of_programs() -> Result<Jiffies> {
 }
 
 /// Takes flows that are over out of the tables now and then, away from everything that must answer at once.
-fn keep_house(mut housekeeper: Housekeeper) {
+fn keep_house(mut housekeeper: Housekeeper, metrics: Metrics) {
     tokio::spawn(async move {
         let mut due = tokio::time::interval(HOUSEKEEPING);
         loop {
@@ -195,7 +203,10 @@ fn keep_house(mut housekeeper: Housekeeper) {
             let Ok((swept, kept)) = tokio::task::spawn_blocking(sweep).await else { return };
             housekeeper = kept;
             match swept {
-                Ok(swept) => tracing::debug!(seen = swept.seen, removed = swept.removed, "flow tables swept"),
+                Ok(swept) => {
+                    metrics.set_flow_entries(swept.seen.saturating_sub(swept.removed));
+                    tracing::debug!(seen = swept.seen, removed = swept.removed, "flow tables swept");
+                }
                 Err(error) => tracing::warn!(%error, "cannot take flows that are over out of the tables; tried again"),
             }
         }
@@ -234,6 +245,9 @@ impl Pipeline {
         }
         self.source_problems = changes.problems;
         self.asking.seen(&changes.events);
+        if !changes.events.is_empty() {
+            self.metering.taken();
+        }
         let events: Vec<_> = changes.events.into_iter().map(|event| self.attachments.take(event)).collect();
         self.enforcer.take(events);
     }
@@ -270,6 +284,7 @@ impl Pipeline {
         let started = Instant::now();
         self.attachments.look(self.node.view(), started);
         self.enforcer.enforce(&self.view());
+        self.metering.applied(self.enforcer.is_behind());
         self.look_for_pods();
         self.tell_problems();
         tracing::debug!(generation = self.enforcer.generation(), took = ?started.elapsed(), "enforced");
@@ -325,6 +340,7 @@ impl Pipeline {
         }
         self.tend_attachments();
         self.tell_authors();
+        self.publish_metrics();
     }
 
     fn print(&mut self, records: Vec<bytes::Bytes>) {
@@ -334,6 +350,7 @@ impl Pipeline {
                 Ok(event) => {
                     let flow = enrich(&event, self.clock, self.enforcer.cluster(), &provenance);
                     self.printer.flow(&flow);
+                    self.metering.metrics.flow(&flow);
                 }
                 Err(error) => {
                     if self.unknown_events == 0 {

@@ -24,12 +24,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use self::flows::FlowMetrics;
 pub use self::serve::{MetricsError, MetricsServer};
 pub use self::sizes::Sizes;
+use self::snapshot::SnapshotCollector;
 pub use self::snapshot::{MapFill, Snapshot};
 pub use self::totals::Reader;
-use self::flows::FlowMetrics;
-use self::snapshot::SnapshotCollector;
 use self::totals::Totals;
 use crate::flow::Flow;
 
@@ -62,7 +62,8 @@ impl Metrics {
         build.get_or_create(&labels).set(1);
         registry.register("netpol_build_info", "The agent's version; always 1", build);
         // From a label change that is all in memory to a relist of a large cluster.
-        let enforced = Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]);
+        let enforced =
+            Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]);
         registry.register(
             "netpol_event_to_kernel_seconds",
             "From taking changes of the cluster in until all of them are in the kernel",

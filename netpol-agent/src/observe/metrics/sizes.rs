@@ -36,7 +36,10 @@ impl Sizes {
         let tables = &desired.tables;
         let identities: BTreeSet<u32> = tables.addresses.values().chain(tables.cidrs.values()).copied().collect();
         let limits = Limits::default();
-        let fill = |entries: usize, capacity: usize| MapFill { entries, capacity: u64::try_from(capacity).unwrap_or(u64::MAX) };
+        let fill = |entries: usize, capacity: usize| MapFill {
+            entries,
+            capacity: u64::try_from(capacity).unwrap_or(u64::MAX),
+        };
         let v4 = tables.addresses.keys().filter(|address| address.is_ipv4()).count();
         let cidrs_v4 = tables.cidrs.keys().filter(|cidr| cidr.addr().is_ipv4()).count();
         let maps = vec![

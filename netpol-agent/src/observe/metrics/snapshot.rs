@@ -83,15 +83,27 @@ impl Collector for SnapshotCollector {
         let ProblemCounts { refused, notes } = snapshot.problems;
         let severities = [("refused", refused), ("note", notes)];
         labelled(&mut to, "netpol_problems", "What is not enforced as written, by severity", "severity", severities)?;
-        let stale: Vec<(&str, usize)> = snapshot.source.kinds.iter().map(|kind| {
-            (kind.kind.as_str(), kind.stale_for_seconds.map_or(0, |it| usize::try_from(it).unwrap_or(usize::MAX)))
-        }).collect();
-        labelled(&mut to, "netpol_source_stale_seconds", "How long ago a kind was last known to be up to date", "kind", stale)?;
+        let stale: Vec<(&str, usize)> = snapshot
+            .source
+            .kinds
+            .iter()
+            .map(|kind| {
+                (kind.kind.as_str(), kind.stale_for_seconds.map_or(0, |it| usize::try_from(it).unwrap_or(usize::MAX)))
+            })
+            .collect();
+        labelled(
+            &mut to,
+            "netpol_source_stale_seconds",
+            "How long ago a kind was last known to be up to date",
+            "kind",
+            stale,
+        )?;
         let flows = MapFill {
             entries: usize::try_from(self.flow_entries.load(Ordering::Relaxed)).unwrap_or(usize::MAX),
             capacity: snapshot.flow_capacity,
         };
-        let maps: Vec<(&str, MapFill)> = sizes.maps.iter().map(|(name, fill)| (*name, *fill)).chain([("flows", flows)]).collect();
+        let maps: Vec<(&str, MapFill)> =
+            sizes.maps.iter().map(|(name, fill)| (*name, *fill)).chain([("flows", flows)]).collect();
         let entries = maps.iter().map(|(name, fill)| (*name, fill.entries));
         labelled(&mut to, "netpol_map_entries", "Entries in a map (flows: when last looked through)", "map", entries)?;
         let capacity = maps.iter().map(|(name, fill)| (*name, usize::try_from(fill.capacity).unwrap_or(usize::MAX)));
@@ -115,11 +127,17 @@ fn labelled<'a>(
 ) -> fmt::Result {
     let values: Vec<([(&str, &str); 1], f64)> =
         values.into_iter().map(|(value, count)| ([(label, value)], number(count))).collect();
-    let series: Vec<(&[(&str, &str)], f64)> = values.iter().map(|(labels, value)| (labels.as_slice(), *value)).collect();
+    let series: Vec<(&[(&str, &str)], f64)> =
+        values.iter().map(|(labels, value)| (labels.as_slice(), *value)).collect();
     gauge(to, name, help, &series)
 }
 
-pub(super) fn gauge(to: &mut DescriptorEncoder<'_>, name: &str, help: &str, series: &[(&[(&str, &str)], f64)]) -> fmt::Result {
+pub(super) fn gauge(
+    to: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    series: &[(&[(&str, &str)], f64)],
+) -> fmt::Result {
     let kind = ConstGauge::new(0.0_f64).metric_type();
     let mut metric = to.encode_descriptor(name, help, None, kind)?;
     for (labels, value) in series {

@@ -109,7 +109,9 @@ impl Collector for Totals {
         let passed: Vec<([(&str, &str); 2], u64)> = sums
             .passed
             .iter()
-            .map(|((reason, direction), packets)| ([("reason", reason.name()), ("direction", direction.name())], *packets))
+            .map(|((reason, direction), packets)| {
+                ([("reason", reason.name()), ("direction", direction.name())], *packets)
+            })
             .collect();
         let series: Vec<(&[(&str, &str)], u64)> = passed.iter().map(|(labels, it)| (labels.as_slice(), *it)).collect();
         counter(&mut to, "netpol_passed", "Packets that passed, each counted once at each pod", &series)?;
@@ -118,13 +120,23 @@ impl Collector for Totals {
             [(&[("source", "perf_event_ring_buffer")], lost), (&[("source", "observer_events_queue")], unread)];
         counter(&mut to, "hubble_lost_events", "Events that were lost, by where", &lost)?;
         let backstop = reader.and_then(Reader::backstop);
-        counter(&mut to, "netpol_backstop_drops", "Packets that left unjudged and were dropped", &[(&[], backstop.unwrap_or(0))])?;
+        counter(
+            &mut to,
+            "netpol_backstop_drops",
+            "Packets that left unjudged and were dropped",
+            &[(&[], backstop.unwrap_or(0))],
+        )?;
         counter_gauge(&mut to, backstop.is_some())
     }
 }
 
 fn counter_gauge(to: &mut DescriptorEncoder<'_>, in_force: bool) -> fmt::Result {
-    super::snapshot::gauge(to, "netpol_backstop_in_force", "1 if the backstop's table is in place", &[(&[], f64::from(u8::from(in_force)))])
+    super::snapshot::gauge(
+        to,
+        "netpol_backstop_in_force",
+        "1 if the backstop's table is in place",
+        &[(&[], f64::from(u8::from(in_force)))],
+    )
 }
 
 impl fmt::Debug for Totals {
