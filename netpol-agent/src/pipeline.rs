@@ -37,12 +37,15 @@ use crate::datapath::housekeeping::Housekeeper;
 use crate::datapath::jiffies::Jiffies;
 use crate::datapath::loader::{self, Datapath};
 use crate::enforcer::Enforcer;
+use crate::flow::Flow;
 use crate::flow::decode::decode;
 use crate::flow::enrich::{Clock, enrich};
+use crate::flow::export::Exporter;
 use crate::flow::sink::Printer;
 use crate::node::{Node, NodeConfig, NodeView};
 use crate::observe::admin::{Admin, Asked, Call, Request};
 use crate::observe::events_kube::PolicyEvents;
+use crate::observe::events_pod::PodEvents;
 use crate::observe::health::{HealthServer, Vitals};
 use crate::preflight;
 use crate::observe::metrics::Metrics;
@@ -89,6 +92,8 @@ struct Pipeline {
     /// Tells authors of policies, where there is an API server.
     policy_events: Option<PolicyEvents>,
     metering: Metering,
+    exporter: Option<Exporter>,
+    pod_events: Option<PodEvents>,
 }
 
 /// Runs the agent until SIGTERM or Ctrl-C.
@@ -118,6 +123,8 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
     let (vitals, watched) = watch::channel(Vitals::default());
     let _health = HealthServer::start(args.health_address, watched).await?;
     let policy_events = feed.client().map(|client| PolicyEvents::start(client, &args.node));
+    let client = feed.client().filter(|_| args.export.pod_events);
+    let pod_events = client.map(|client| PodEvents::start(client, &args.node));
     let mut pipeline = Pipeline {
         feed,
         begun: false,
@@ -142,6 +149,8 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
         vitals,
         policy_events,
         metering,
+        pod_events,
+        exporter: args.export.config().map(Exporter::start).transpose().context("cannot start the export of flows")?,
     };
     pipeline.look_for_others(args).await;
     pipeline.recall()?;
@@ -320,6 +329,7 @@ impl Pipeline {
         problems.extend_from_slice(&self.preflight);
         problems.extend(self.installer.iter().flat_map(CniInstaller::problems).cloned());
         problems.extend(self.node.bridge_problems());
+        problems.extend(self.exporter.as_ref().and_then(Exporter::problem));
         problems
     }
 
@@ -349,8 +359,7 @@ impl Pipeline {
             match decode(record) {
                 Ok(event) => {
                     let flow = enrich(&event, self.clock, self.enforcer.cluster(), &provenance);
-                    self.printer.flow(&flow);
-                    self.metering.metrics.flow(&flow);
+                    self.tell(&flow);
                 }
                 Err(error) => {
                     if self.unknown_events == 0 {
@@ -364,6 +373,22 @@ impl Pipeline {
 
     /// Answers a call; that of somebody who wants the agent to retire is given back.
     async fn answer(&mut self, call: Call) -> Option<oneshot::Sender<Value>> {
+    /// Hands a flow to all who want flows; none of them makes it wait.
+    fn tell(&mut self, flow: &Flow) {
+        self.metering.metrics.flow(flow);
+        if let Some(exporter) = &self.exporter {
+            exporter.flow(flow);
+        }
+        if !self.exporter.as_ref().is_some_and(Exporter::has_stdout) {
+            self.printer.flow(flow);
+        }
+        let pod = flow.pod.as_ref().and_then(|key| self.enforcer.cluster().pod(key));
+        if let (Some(events), Some(pod)) = (&mut self.pod_events, pod) {
+            events.flow(flow, pod);
+        }
+    }
+
+    async fn answer(&mut self, call: Call) {
         let value = match call.asked {
             Asked::Operator(Request::Retire) => return Some(call.answer),
             Asked::Plugin(request) => {

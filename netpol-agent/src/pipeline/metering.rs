@@ -10,6 +10,7 @@ use super::Pipeline;
 use crate::cli::RunArgs;
 use crate::datapath::figures::Figures;
 use crate::datapath::pins::PinDir;
+use crate::flow::export::Exporter;
 use crate::observe::health::HealthAddress;
 use crate::observe::metrics::{Metrics, MetricsServer, Sizes, Snapshot};
 use crate::observe::report;
@@ -79,6 +80,7 @@ impl Pipeline {
             unresolved: self.node.view().unresolved.len(),
             unread: self.printer.lost(),
             unknown: self.unknown_events,
+            export_lost: self.exporter.as_ref().map_or(0, Exporter::lost),
             slots,
             flow_capacity: self.metering.flow_capacity,
         });

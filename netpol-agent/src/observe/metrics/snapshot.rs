@@ -41,6 +41,8 @@ pub struct Snapshot {
     pub unread: u64,
     /// Events that were not understood.
     pub unknown: u64,
+    /// Flows that were not exported for want of room or of a disk.
+    pub export_lost: u64,
     /// Namespaces by slot: whose counters these are.
     pub slots: BTreeMap<u16, Arc<str>>,
     /// Flow entries that fit, over all pods.
@@ -108,6 +110,8 @@ impl Collector for SnapshotCollector {
         labelled(&mut to, "netpol_map_entries", "Entries in a map (flows: when last looked through)", "map", entries)?;
         let capacity = maps.iter().map(|(name, fill)| (*name, usize::try_from(fill.capacity).unwrap_or(usize::MAX)));
         labelled(&mut to, "netpol_map_capacity", "Entries that fit into a map", "map", capacity)?;
+        let lost: (&[(&str, &str)], u64) = (&[], snapshot.export_lost);
+        counter(&mut to, "netpol_export_lost", "Flows that could not be exported", &[lost])?;
         counter(&mut to, "netpol_events_unknown", "Events that were not understood", &[(&[], snapshot.unknown)])
     }
 }
@@ -140,6 +144,10 @@ pub(super) fn gauge(
 ) -> fmt::Result {
     let kind = ConstGauge::new(0.0_f64).metric_type();
     let mut metric = to.encode_descriptor(name, help, None, kind)?;
+    // No braces around nothing.
+    if let [([], value)] = series {
+        return ConstGauge::new(*value).encode(metric);
+    }
     for (labels, value) in series {
         let labels: Vec<(&str, &str)> = labels.to_vec();
         ConstGauge::new(*value).encode(metric.encode_family(&labels)?)?;
@@ -155,6 +163,10 @@ pub(super) fn counter(
 ) -> fmt::Result {
     let kind = ConstCounter::new(0_u64).metric_type();
     let mut metric = to.encode_descriptor(name, help, None, kind)?;
+    // No braces around nothing.
+    if let [([], value)] = series {
+        return ConstCounter::new(*value).encode(metric);
+    }
     for (labels, value) in series {
         let labels: Vec<(&str, &str)> = labels.to_vec();
         ConstCounter::new(*value).encode(metric.encode_family(&labels)?)?;
