@@ -129,6 +129,7 @@ fn dashboard_and_alerts_ask_for_what_is_served_in_promql_that_parses() {
     let served = names(&metrics().0.scrape().unwrap());
     let dashboard: Value = serde_json::from_str(include_str!("../../../../deploy/monitoring/dashboard.json")).unwrap();
     let alerts: Value = serde_saphyr::from_str(include_str!("../../../../deploy/monitoring/alerts.yaml")).unwrap();
+    let guide = include_str!("../../../../deploy/monitoring/README.md");
     let mut expressions = Vec::new();
     for target in dashboard["panels"].as_array().unwrap().iter().flat_map(|panel| panel["targets"].as_array().unwrap())
     {
@@ -137,8 +138,10 @@ fn dashboard_and_alerts_ask_for_what_is_served_in_promql_that_parses() {
     let mut runbooks = BTreeSet::new();
     for rule in alerts["spec"]["groups"][0]["rules"].as_array().unwrap() {
         expressions.push(rule["expr"].as_str().unwrap().to_owned());
-        let anchor = format!("deploy/README.md#{}", rule["alert"].as_str().unwrap().to_lowercase());
+        let alert = rule["alert"].as_str().unwrap();
+        let anchor = format!("deploy/monitoring/README.md#{}", alert.to_lowercase());
         let runbook = rule["annotations"]["runbook_url"].as_str().unwrap();
+        assert!(guide.contains(&format!("\n### {alert}\n")), "{alert} has no section");
         assert!(runbook.ends_with(&anchor) && runbooks.insert(runbook), "{runbook}");
     }
     assert!(expressions.len() > 30);
