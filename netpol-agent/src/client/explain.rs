@@ -183,11 +183,18 @@ pub fn text(explanation: &Explanation) -> String {
             line(&mut text, format_args!("there is: {}", explanation.similar.join(", ")));
         }
     }
-    for (index, flow) in explanation.flows.iter().enumerate() {
-        if index > 0 {
+    let mut shown: Vec<&FlowReport> = Vec::new();
+    for flow in &explanation.flows {
+        // Nearly always the other address family.
+        if shown.iter().any(|other| is_like(other, flow)) {
+            line(&mut text, format_args!("likewise: {}", head(flow)));
+            continue;
+        }
+        if !shown.is_empty() {
             text.push('\n');
         }
         show_flow(&mut text, flow);
+        shown.push(flow);
     }
     for note in &explanation.notes {
         line(&mut text, format_args!("note: {note}"));
@@ -195,12 +202,31 @@ pub fn text(explanation: &Explanation) -> String {
     text
 }
 
-fn show_flow(text: &mut String, flow: &FlowReport) {
+/// True if two flows of the same pods differ in their addresses only.
+fn is_like(left: &FlowReport, right: &FlowReport) -> bool {
+    let pods =
+        |flow: &FlowReport| Some((flow.source.pod.clone()?, flow.destination.pod.clone()?, flow.traffic.clone()));
+    let same = |left: &SideReport, right: &SideReport| {
+        (left.verdict, &left.isolated_by, &left.allowed_by, &left.hints) // Hints are of the nearest rules.
+            == (right.verdict, &right.isolated_by, &right.allowed_by, &right.hints)
+            && left.disagreement == right.disagreement
+    };
+    pods(left).is_some_and(|of_left| pods(right) == Some(of_left))
+        && left.notes == right.notes
+        && same(&left.egress, &right.egress)
+        && same(&left.ingress, &right.ingress)
+}
+
+fn head(flow: &FlowReport) -> String {
     let verdict = if flow.allowed { "ALLOWED" } else { "DENIED" };
     let service =
         flow.destination.service.as_ref().map_or_else(String::new, |service| format!(" behind svc/{service}"));
+    format!("{verdict}: {} -> {}{service} {}", flow.source.name, flow.destination.name, flow.traffic)
+}
+
+fn show_flow(text: &mut String, flow: &FlowReport) {
+    line(text, format_args!("{}", head(flow)));
     let (source, destination) = (&flow.source.name, &flow.destination.name);
-    line(text, format_args!("{verdict}: {source} -> {destination}{service} {}", flow.traffic));
     show_side(text, ("egress", source), &flow.egress);
     show_side(text, ("ingress", destination), &flow.ingress);
     for note in &flow.notes {
@@ -263,4 +289,29 @@ fn show_hint(text: &mut String, lead: &str, hint: &Hint) {
 fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
     let written = writeln!(text, "{line}");
     debug_assert!(written.is_ok(), "a String takes everything");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::explain::EndReport;
+
+    #[test]
+    fn the_other_address_family_is_one_line_unless_it_fares_otherwise() {
+        let end = |name: &str| EndReport { name: name.to_owned(), pod: Some("a/x".to_owned()), ..EndReport::default() };
+        let flow = |name: &str, verdict| FlowReport {
+            source: end(name),
+            destination: end(name),
+            traffic: "TCP 80".to_owned(),
+            allowed: true,
+            ingress: SideReport { verdict, ..SideReport::default() },
+            ..FlowReport::default()
+        };
+        let shown = |flows: [FlowReport; 2]| text(&Explanation { flows: flows.into(), ..Explanation::default() });
+        let alike = shown([flow("v4", Verdict::Allowed), flow("v6", Verdict::Allowed)]);
+        assert!(alike.ends_with("\nlikewise: ALLOWED: v6 -> v6 TCP 80\n"), "{alike}");
+        assert!(!shown([flow("v4", Verdict::Allowed), flow("v6", Verdict::Denied)]).contains("likewise"));
+        let nothing = Explanation { unanswerable: Some("no".to_owned()), ..Explanation::default() };
+        assert_eq!((exit(&nothing), exit(&Explanation::default())), (EXIT_FAILURE, EXIT_DENIED));
+    }
 }
