@@ -8,8 +8,8 @@ mod asking;
 mod attach;
 mod explain;
 pub(crate) mod feed;
-mod retire;
 mod metering;
+mod retire;
 pub(crate) mod start;
 
 use std::path::PathBuf;
@@ -111,11 +111,10 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
     if let Some(log) = datapath.debug_log {
         tokio::spawn(log);
     }
-    keep_house(Housekeeper::open(&datapath.pins, datapath.config, clock_of_programs()?)?);
-    let flows = FlowTables::open(&datapath.pins, datapath.config, clock_of_programs()?)?;
     let metering = Metering::start(args, &datapath.pins).await?;
-    keep_house(Housekeeper::open(&datapath.pins, datapath.config)?, metering.metrics.clone());
-    let flows = FlowTables::open(&datapath.pins, datapath.config)?;
+    let housekeeper = Housekeeper::open(&datapath.pins, datapath.config, clock_of_programs()?)?;
+    keep_house(housekeeper, metering.metrics.clone());
+    let flows = FlowTables::open(&datapath.pins, datapath.config, clock_of_programs()?)?;
     let node_config = NodeConfig { pod_interfaces: args.pod_interfaces.clone() };
     let mut ring = EventRing::new(datapath.events).context("cannot wait on the event ring")?;
     let hooks = Hooks::new(datapath.programs, datapath.pins, args.attach);
@@ -199,7 +198,8 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
 }
 
 fn clock_of_programs() -> Result<Jiffies> {
-    Jiffies::open().context("cannot read the clock that flows are stamped with (jiffies); needs CAP_BPF and CAP_NET_ADMIN")
+    Jiffies::open()
+        .context("cannot read the clock that flows are stamped with (jiffies); needs CAP_BPF and CAP_NET_ADMIN")
 }
 
 /// Takes flows that are over out of the tables now and then, away from everything that must answer at once.
@@ -371,8 +371,6 @@ impl Pipeline {
         }
     }
 
-    /// Answers a call; that of somebody who wants the agent to retire is given back.
-    async fn answer(&mut self, call: Call) -> Option<oneshot::Sender<Value>> {
     /// Hands a flow to all who want flows; none of them makes it wait.
     fn tell(&mut self, flow: &Flow) {
         self.metering.metrics.flow(flow);
@@ -388,7 +386,8 @@ impl Pipeline {
         }
     }
 
-    async fn answer(&mut self, call: Call) {
+    /// Answers a call; that of somebody who wants the agent to retire is given back.
+    async fn answer(&mut self, call: Call) -> Option<oneshot::Sender<Value>> {
         let value = match call.asked {
             Asked::Operator(Request::Retire) => return Some(call.answer),
             Asked::Plugin(request) => {
@@ -409,7 +408,8 @@ impl Pipeline {
             Asked::Operator(Request::Status) => self.status(),
             Asked::Operator(Request::Counters) => self.counters(),
             Asked::Operator(Request::Explain { source, destination, namespace }) => {
-                return self.explain((&source, &destination, &namespace), call.answer);
+                self.explain((&source, &destination, &namespace), call.answer);
+                return None;
             }
             Asked::Operator(Request::Endpoints) => self.endpoint_list(),
             Asked::Operator(Request::Policies) => self.policy_list(),
