@@ -117,9 +117,9 @@ fn drops_are_in_metrics_and_in_the_export() {
     let line: Value = serde_json::from_str(&line).unwrap();
     assert_eq!((&line["reason"], &line["destination"]["port"]), (&"policy-denied".into(), &6000.into()), "{line}");
     std::fs::remove_file(&file).unwrap();
-    let text = eventually(|| {
-        Some(scene.metrics("127.0.0.1:9964")).filter(|text| text.contains("netpol_endpoints{state=\"enforced\"} 1"))
-    });
+    let is_published =
+        |text: &String| text.contains("reason=\"policy-denied\",direction=\"ingress\",namespace=\"production\"");
+    let text = eventually(|| Some(scene.metrics("127.0.0.1:9964")).filter(is_published));
     for line in [
         "netpol_drops_total{reason=\"policy-denied\",direction=\"ingress\",namespace=\"production\"} ",
         "hubble_drop_total{reason=\"POLICY_DENIED\",protocol=\"TCP\"} ",

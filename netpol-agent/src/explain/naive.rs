@@ -261,19 +261,20 @@ fn not_selected(
 fn unmet(selector: &Selector, labels: &Labels) -> Vec<(Requirement, Option<Arc<str>>)> {
     let mut unmet = Vec::new();
     for requirement in &selector.requirements {
-        let (key, holds): (_, fn(&[Arc<str>], Option<&Arc<str>>) -> bool) = match requirement {
-            Requirement::In(key, _) => (key, |values, found| found.is_some_and(|it| values.iter().any(|v| v == it))),
+        let (Requirement::In(key, _)
+        | Requirement::NotIn(key, _)
+        | Requirement::Exists(key)
+        | Requirement::DoesNotExist(key)) = requirement;
+        let found = labels.get(key);
+        let holds = match requirement {
+            Requirement::In(_, values) => found.is_some_and(|found| values.iter().any(|value| value == found)),
             // "NotIn": also where the key is absent.
-            Requirement::NotIn(key, _) => (key, |values, found| found.is_none_or(|it| values.iter().all(|v| v != it))),
-            Requirement::Exists(key) => (key, |_, found| found.is_some()),
-            Requirement::DoesNotExist(key) => (key, |_, found| found.is_none()),
+            Requirement::NotIn(_, values) => found.is_none_or(|found| values.iter().all(|value| value != found)),
+            Requirement::Exists(_) => found.is_some(),
+            Requirement::DoesNotExist(_) => found.is_none(),
         };
-        let values: &[Arc<str>] = match requirement {
-            Requirement::In(_, values) | Requirement::NotIn(_, values) => values,
-            Requirement::Exists(_) | Requirement::DoesNotExist(_) => &[],
-        };
-        if !holds(values, labels.get(key)) {
-            unmet.push((requirement.clone(), labels.get(key).cloned()));
+        if !holds {
+            unmet.push((requirement.clone(), found.cloned()));
         }
     }
     unmet

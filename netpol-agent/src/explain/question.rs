@@ -118,7 +118,7 @@ fn target(text: &str, namespace: &str) -> Result<Target, QuestionError> {
     let is_name = |part: &&str| {
         !part.is_empty() && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.'))
     };
-    if !parts.iter().all(|part| is_name(&part)) {
+    if !parts.iter().all(is_name) {
         return Err(QuestionError::Target(text.to_owned()));
     }
     match parts.as_slice() {
