@@ -1,11 +1,14 @@
 //! Flags of `netpol-agent`: what is typed, its help and its checks. Start at [`Cli`].
 
+mod export;
+
 use std::path::PathBuf;
 use std::str::FromStr as _;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
+pub use self::export::ExportArgs;
 use crate::cni::conflist::AgentAbsent;
 use crate::datapath::apply::OnFailure;
 use crate::datapath::attach::AttachMode;
@@ -98,6 +101,14 @@ pub struct RunArgs {
     /// Where /livez, /readyz and /startupz are served over HTTP for the kubelet's probes; `off` turns them off.
     #[arg(long, value_name = "ADDRESS:PORT|off", default_value = "127.0.0.1:9879", value_parser = HealthAddress::from_str)]
     pub health_address: HealthAddress,
+
+    /// Where /metrics is served over HTTP for Prometheus, e.g. 0.0.0.0:9964. Namespaces and policies are named there.
+    #[arg(long, value_name = "ADDRESS:PORT|off", default_value = "off", value_parser = HealthAddress::from_str)]
+    pub metrics_address: HealthAddress,
+
+    /// Flags about the export of flows.
+    #[command(flatten)]
+    pub export: ExportArgs,
 
     /// Name of this node, which an API server needs to be known by: pods whose spec.nodeName is another one are not looked
     /// for here. With --manifests it may be left out, and every pod's address is looked for.

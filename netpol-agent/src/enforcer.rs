@@ -22,7 +22,7 @@ use crate::cluster::state::is_live;
 use crate::datapath::apply::Applier;
 use crate::datapath::attach::{AttachError, Hooks, Role};
 use crate::datapath::backstop::Backstop;
-use crate::datapath::desired::Touched;
+use crate::datapath::desired::{DesiredDatapath, Touched};
 use crate::datapath::flows::FlowTables;
 use crate::datapath::store::KernelStore;
 use crate::datapath::takeover::Others;
@@ -378,6 +378,12 @@ impl Enforcer {
     /// Addresses that pods of this node may have.
     pub fn candidate_addresses(&self, node: &str) -> BTreeSet<IpAddr> {
         candidate_addresses(self.compiler.state(), node)
+    }
+
+    /// What the maps should hold.
+    #[must_use]
+    pub fn desired(&self) -> &DesiredDatapath {
+        self.compiler.desired()
     }
 
     /// What allows and isolates whom.

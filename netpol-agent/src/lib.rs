@@ -24,6 +24,7 @@ pub mod datapath;
 pub mod dry_run;
 pub mod endpoints;
 pub mod enforcer;
+pub mod explain;
 pub mod flow;
 pub mod near;
 pub mod node;

@@ -6,7 +6,9 @@
 mod answers;
 mod asking;
 mod attach;
+mod explain;
 pub(crate) mod feed;
+mod metering;
 mod retire;
 pub(crate) mod start;
 
@@ -23,6 +25,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use self::asking::Asking;
 use self::attach::Waiting;
 use self::feed::Feed;
+use self::metering::Metering;
 use crate::attachments::Attachments;
 use crate::cli::{CniArgs, EXIT_OK, RunArgs};
 use crate::cni::install::CniInstaller;
@@ -34,14 +37,18 @@ use crate::datapath::housekeeping::Housekeeper;
 use crate::datapath::jiffies::Jiffies;
 use crate::datapath::loader::{self, Datapath};
 use crate::enforcer::Enforcer;
+use crate::flow::Flow;
 use crate::flow::decode::decode;
 use crate::flow::enrich::{Clock, enrich};
+use crate::flow::export::Exporter;
 use crate::flow::sink::Printer;
 use crate::node::{Node, NodeConfig, NodeView};
 use crate::observe::admin::{Admin, Asked, Call, Request};
 use crate::observe::events_kube::PolicyEvents;
+use crate::observe::events_pod::PodEvents;
 use crate::observe::health::{HealthServer, Vitals};
 use crate::preflight;
+use crate::observe::metrics::Metrics;
 use crate::problem::{Problem, Severity};
 
 /// How long a start or `sync` waits for addresses to be found before it goes on without them.
@@ -72,6 +79,7 @@ struct Pipeline {
     /// Other problems that the log has already.
     said: Vec<Problem>,
     node_name: String,
+    enforce_own_node: bool,
     node: Node,
     enforcer: Enforcer,
     clock: Clock,
@@ -83,6 +91,9 @@ struct Pipeline {
     vitals: watch::Sender<Vitals>,
     /// Tells authors of policies, where there is an API server.
     policy_events: Option<PolicyEvents>,
+    metering: Metering,
+    exporter: Option<Exporter>,
+    pod_events: Option<PodEvents>,
 }
 
 /// Runs the agent until SIGTERM or Ctrl-C.
@@ -100,7 +111,9 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
     if let Some(log) = datapath.debug_log {
         tokio::spawn(log);
     }
-    keep_house(Housekeeper::open(&datapath.pins, datapath.config, clock_of_programs()?)?);
+    let metering = Metering::start(args, &datapath.pins).await?;
+    let housekeeper = Housekeeper::open(&datapath.pins, datapath.config, clock_of_programs()?)?;
+    keep_house(housekeeper, metering.metrics.clone());
     let flows = FlowTables::open(&datapath.pins, datapath.config, clock_of_programs()?)?;
     let node_config = NodeConfig { pod_interfaces: args.pod_interfaces.clone() };
     let mut ring = EventRing::new(datapath.events).context("cannot wait on the event ring")?;
@@ -109,6 +122,8 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
     let (vitals, watched) = watch::channel(Vitals::default());
     let _health = HealthServer::start(args.health_address, watched).await?;
     let policy_events = feed.client().map(|client| PolicyEvents::start(client, &args.node));
+    let client = feed.client().filter(|_| args.export.pod_events);
+    let pod_events = client.map(|client| PodEvents::start(client, &args.node));
     let mut pipeline = Pipeline {
         feed,
         begun: false,
@@ -123,6 +138,7 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
         source_problems: Vec::new(),
         said: Vec::new(),
         node_name: args.node.clone(),
+        enforce_own_node: args.enforce_own_node,
         node: Node::start(&node_config).await?,
         enforcer: start::enforcer(args, (datapath.store, flows), hooks, datapath.others)?,
         clock: start::clock()?,
@@ -131,6 +147,9 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
         preflight: Vec::new(),
         vitals,
         policy_events,
+        metering,
+        pod_events,
+        exporter: args.export.config().map(Exporter::start).transpose().context("cannot start the export of flows")?,
     };
     pipeline.look_for_others(args).await;
     pipeline.recall()?;
@@ -179,11 +198,12 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
 }
 
 fn clock_of_programs() -> Result<Jiffies> {
-    Jiffies::open().context("cannot read the clock that flows are stamped with (jiffies); needs CAP_BPF and CAP_NET_ADMIN")
+    Jiffies::open()
+        .context("cannot read the clock that flows are stamped with (jiffies); needs CAP_BPF and CAP_NET_ADMIN")
 }
 
 /// Takes flows that are over out of the tables now and then, away from everything that must answer at once.
-fn keep_house(mut housekeeper: Housekeeper) {
+fn keep_house(mut housekeeper: Housekeeper, metrics: Metrics) {
     tokio::spawn(async move {
         let mut due = tokio::time::interval(HOUSEKEEPING);
         loop {
@@ -192,7 +212,10 @@ fn keep_house(mut housekeeper: Housekeeper) {
             let Ok((swept, kept)) = tokio::task::spawn_blocking(sweep).await else { return };
             housekeeper = kept;
             match swept {
-                Ok(swept) => tracing::debug!(seen = swept.seen, removed = swept.removed, "flow tables swept"),
+                Ok(swept) => {
+                    metrics.set_flow_entries(swept.seen.saturating_sub(swept.removed));
+                    tracing::debug!(seen = swept.seen, removed = swept.removed, "flow tables swept");
+                }
                 Err(error) => tracing::warn!(%error, "cannot take flows that are over out of the tables; tried again"),
             }
         }
@@ -231,6 +254,9 @@ impl Pipeline {
         }
         self.source_problems = changes.problems;
         self.asking.seen(&changes.events);
+        if !changes.events.is_empty() {
+            self.metering.taken();
+        }
         let events: Vec<_> = changes.events.into_iter().map(|event| self.attachments.take(event)).collect();
         self.enforcer.take(events);
     }
@@ -267,6 +293,7 @@ impl Pipeline {
         let started = Instant::now();
         self.attachments.look(self.node.view(), started);
         self.enforcer.enforce(&self.view());
+        self.metering.applied(self.enforcer.is_behind());
         self.look_for_pods();
         self.tell_problems();
         tracing::debug!(generation = self.enforcer.generation(), took = ?started.elapsed(), "enforced");
@@ -302,6 +329,7 @@ impl Pipeline {
         problems.extend_from_slice(&self.preflight);
         problems.extend(self.installer.iter().flat_map(CniInstaller::problems).cloned());
         problems.extend(self.node.bridge_problems());
+        problems.extend(self.exporter.as_ref().and_then(Exporter::problem));
         problems
     }
 
@@ -322,6 +350,7 @@ impl Pipeline {
         }
         self.tend_attachments();
         self.tell_authors();
+        self.publish_metrics();
     }
 
     fn print(&mut self, records: Vec<bytes::Bytes>) {
@@ -330,7 +359,7 @@ impl Pipeline {
             match decode(record) {
                 Ok(event) => {
                     let flow = enrich(&event, self.clock, self.enforcer.cluster(), &provenance);
-                    self.printer.flow(&flow);
+                    self.tell(&flow);
                 }
                 Err(error) => {
                     if self.unknown_events == 0 {
@@ -339,6 +368,21 @@ impl Pipeline {
                     self.unknown_events += 1;
                 }
             }
+        }
+    }
+
+    /// Hands a flow to all who want flows; none of them makes it wait.
+    fn tell(&mut self, flow: &Flow) {
+        self.metering.metrics.flow(flow);
+        if let Some(exporter) = &self.exporter {
+            exporter.flow(flow);
+        }
+        if !self.exporter.as_ref().is_some_and(Exporter::has_stdout) {
+            self.printer.flow(flow);
+        }
+        let pod = flow.pod.as_ref().and_then(|key| self.enforcer.cluster().pod(key));
+        if let (Some(events), Some(pod)) = (&mut self.pod_events, pod) {
+            events.flow(flow, pod);
         }
     }
 
@@ -363,6 +407,10 @@ impl Pipeline {
             }
             Asked::Operator(Request::Status) => self.status(),
             Asked::Operator(Request::Counters) => self.counters(),
+            Asked::Operator(Request::Explain { source, destination, namespace }) => {
+                self.explain((&source, &destination, &namespace), call.answer);
+                return None;
+            }
             Asked::Operator(Request::Endpoints) => self.endpoint_list(),
             Asked::Operator(Request::Policies) => self.policy_list(),
             Asked::Operator(Request::Policy { namespace, name }) => self.policy(&namespace, &name),

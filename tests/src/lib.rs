@@ -38,6 +38,7 @@ pub mod connection;
 pub mod container;
 pub mod counted;
 pub mod demo;
+pub mod explained;
 pub mod footprint;
 pub mod frame;
 pub mod generate;

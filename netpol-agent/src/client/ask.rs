@@ -57,6 +57,9 @@ pub enum ClientError {
         /// Names like it.
         hint: String,
     },
+    /// A flow cannot be explained.
+    #[error(transparent)]
+    Explain(#[from] super::explain::ExplainError),
     /// The answers cannot be printed.
     #[error("cannot write to standard output: {0}")]
     Print(#[source] io::Error),

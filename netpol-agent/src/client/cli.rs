@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::explain::ExplainArgs;
+
 /// Everything is in order.
 pub const EXIT_OK: u8 = 0;
 /// Nobody could be asked, or there is no such policy.
@@ -23,6 +25,7 @@ Examples:
   netpol status                                  how the agent of this node fares
   netpol status --wait --timeout 30s             wait until all of it is enforced
   netpol policy show production/database-access  rules as enforced, pods, problems
+  netpol explain shop/web shop/api:8080          what allows or stops it, and what would let it through
   kubectl netpol status --wait                   after `kubectl apply`, on every node
   kubectl netpol endpoints -n production         which pods are isolated, by what
 
@@ -135,6 +138,11 @@ pub enum Command {
         #[arg(long, required = true)]
         yes: bool,
     },
+    /// Why SRC reaches DST, or what stops it and what would let it through.
+    ///
+    /// Exit codes: 0 all of it is allowed, 1 there is no answer, 4 something is denied, 6 the compiler and the naive judge that
+    /// every answer is checked with disagree.
+    Explain(ExplainArgs),
     /// Print a completion script for a shell, e.g. `netpol completions bash > /etc/bash_completion.d/netpol`.
     Completions {
         /// The shell.

@@ -237,9 +237,21 @@ pub struct ServicePort {
     pub port: u16,
     /// NodePort, if any.
     pub node_port: Option<u16>,
+    /// Port of the backends.
+    pub target: TargetPort,
 }
 
-/// A service: only its addresses matter to the datapath (egress to them is judged on the backend).
+/// Which port of a backend a service's port leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetPort {
+    /// This one.
+    Number(u16),
+    /// The one that the backend declares under this name.
+    Named(Arc<str>),
+}
+
+/// A service: only its addresses matter to the datapath (egress to them is judged on the backend); what it selects is for
+/// people who ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     /// Namespace and name.
@@ -248,6 +260,8 @@ pub struct Service {
     pub addresses: Vec<IpAddr>,
     /// Ports.
     pub ports: Vec<ServicePort>,
+    /// Labels of its backends; none if somebody else says what they are.
+    pub selector: Option<Labels>,
 }
 
 /// Any object the cluster state keeps.

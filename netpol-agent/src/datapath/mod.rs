@@ -8,6 +8,7 @@ pub mod conntrack;
 pub mod desired;
 pub mod diff;
 pub mod events;
+pub mod figures;
 pub mod flows;
 pub mod housekeeping;
 pub mod ids;

@@ -23,6 +23,7 @@ use netpol_common::abi::{
 pub use actual::{Actual, SlotCounters};
 use maps::io_error;
 
+pub(in crate::datapath) use actual::sum_of_slot;
 pub(in crate::datapath) use maps::Pinned;
 
 use super::pins::PinDir;

@@ -4,6 +4,7 @@
 
 pub mod decode;
 pub mod enrich;
+pub mod export;
 pub mod sink;
 
 use std::net::IpAddr;

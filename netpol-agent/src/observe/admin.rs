@@ -46,6 +46,15 @@ pub enum Request {
     /// Remove everything from the node as `netpol-agent cleanup` does, and do nothing more until told to stop: before an
     /// uninstall.
     Retire,
+    /// Why one end reaches another, or not; as typed for `netpol explain`.
+    Explain {
+        /// Who.
+        source: String,
+        /// Whom, on which port.
+        destination: String,
+        /// Namespace of names that have none.
+        namespace: String,
+    },
 }
 
 /// Who asks what.

@@ -10,28 +10,16 @@ use std::fmt::Write as _;
 use std::io;
 use std::net::SocketAddr;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinHandle;
+use hyper::StatusCode;
+use tokio::sync::watch;
 
 use super::answer::{KindReport, SourceReport};
+use super::http::{Page, Server};
 
 /// The loop turns at least every second; one that did not for this long is stuck.
 const STUCK: Duration = Duration::from_secs(30);
-/// How long a client may take to send its request, and to take the answer.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Clients that are served at a time; more wait.
-const CLIENTS: usize = 32;
 
 /// What the checks go by.
 #[derive(Clone, Debug, Default)]
@@ -70,10 +58,7 @@ pub enum HealthError {
 
 /// The endpoints, served; gone when this is dropped.
 #[derive(Debug)]
-pub struct HealthServer {
-    address: SocketAddr,
-    task: JoinHandle<()>,
-}
+pub struct HealthServer(Server);
 
 impl FromStr for HealthAddress {
     type Err = String;
@@ -95,76 +80,25 @@ impl HealthServer {
     pub async fn start(address: HealthAddress, vitals: watch::Receiver<Vitals>) -> Result<Option<Self>, HealthError> {
         let HealthAddress::At(address) = address else { return Ok(None) };
         let bind = |source| HealthError::Bind { address, source };
-        let listener = TcpListener::bind(address).await.map_err(bind)?;
-        let address = listener.local_addr().map_err(bind)?;
-        Ok(Some(Self { address, task: tokio::spawn(accept(listener, vitals)) }))
+        let answer = move |path: String| {
+            let page = page(&path, &vitals.borrow());
+            async move { page }
+        };
+        let hint = "not found; there are /livez, /readyz and /startupz\n";
+        Ok(Some(Self(Server::start(address, hint, answer).await.map_err(bind)?)))
     }
 
     /// Where it listens.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
-        self.address
+        self.0.address()
     }
 }
 
-impl Drop for HealthServer {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn accept(listener: TcpListener, vitals: watch::Receiver<Vitals>) {
-    let places = Arc::new(Semaphore::new(CLIENTS));
-    loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let vitals = vitals.clone();
-                tokio::spawn(async move {
-                    converse(stream, vitals).await;
-                    drop(place);
-                });
-            }
-            Err(error) => {
-                tracing::debug!(%error, "cannot accept a health check");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
-/// One request a connection: the kubelet makes no more.
-async fn converse(stream: TcpStream, vitals: watch::Receiver<Vitals>) {
-    let service = service_fn(|request: Request<Incoming>| {
-        let answer = respond(request.method(), request.uri().path(), &vitals.borrow(), Instant::now());
-        async move { Ok::<_, std::convert::Infallible>(answer) }
-    });
-    let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).keep_alive(false);
-    let served = tokio::time::timeout(2 * PATIENCE, http.serve_connection(TokioIo::new(stream), service)).await;
-    if let Ok(Err(error)) = served {
-        tracing::debug!(%error, "a health check went away");
-    }
-}
-
-fn respond(method: &Method, path: &str, vitals: &Vitals, now: Instant) -> Response<Full<Bytes>> {
-    let (status, text) = match (probe(path, vitals, now), method) {
-        (None, _) => (StatusCode::NOT_FOUND, "not found; there are /livez, /readyz and /startupz\n".to_owned()),
-        (Some(report), &Method::GET | &Method::HEAD) => {
-            let status = if report.passes() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-            (status, report.text(path))
-        }
-        (Some(_), _) => (StatusCode::METHOD_NOT_ALLOWED, "use GET\n".to_owned()),
-    };
-    let mut response = Response::new(Full::new(Bytes::from(text)));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-store"));
-    if status == StatusCode::METHOD_NOT_ALLOWED {
-        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-    }
-    response
+fn page(path: &str, vitals: &Vitals) -> Option<Page> {
+    let report = probe(path, vitals, Instant::now())?;
+    let status = if report.passes() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Some(Page { status, content_type: "text/plain; charset=utf-8", text: report.text(path) })
 }
 
 /// One check: passed or not, with more to say or not.

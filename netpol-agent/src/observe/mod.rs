@@ -4,6 +4,9 @@
 pub mod admin;
 pub mod answer;
 pub mod events_kube;
+pub mod events_pod;
 pub mod health;
+mod http;
+pub mod metrics;
 pub mod report;
 pub mod translation;

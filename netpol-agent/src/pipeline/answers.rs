@@ -101,7 +101,7 @@ impl Pipeline {
     }
 
     /// What the source could not take, and what could not be enforced.
-    fn all_problems(&self) -> Vec<Problem> {
+    pub(super) fn all_problems(&self) -> Vec<Problem> {
         let mut problems = self.source_problems.clone();
         problems.extend(self.problems());
         problems

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::cluster::model::{ClusterEvent, Object, ObjectKey, Pod, Service, ServicePort};
+use crate::cluster::model::{ClusterEvent, Object, ObjectKey, Pod, Service, ServicePort, TargetPort};
 
 fn pod(name: &str, address: &str, host_network: bool) -> Pod {
     Pod {
@@ -19,11 +19,12 @@ fn pod(name: &str, address: &str, host_network: bool) -> Pod {
 }
 
 fn cluster() -> ClusterState {
-    let port = |protocol, node_port| ServicePort { protocol, port: 80, node_port };
+    let port = |protocol, node_port| ServicePort { protocol, port: 80, node_port, target: TargetPort::Number(80) };
     let service = Service {
         key: ObjectKey::new("x", "web"),
         addresses: vec!["10.96.0.7".parse().unwrap(), "192.0.2.10".parse().unwrap()],
         ports: vec![port(Protocol::Tcp, Some(30_080)), port(Protocol::Sctp, None)],
+        selector: None,
     };
     let mut cluster = ClusterState::default();
     for object in [

@@ -57,6 +57,11 @@ const LAYERS: &[Layer] = &[
         may_use: Some(&["cluster", "problem", "datapath::desired", "datapath::ids", "datapath::plan"]),
         never: IMPURE,
     },
+    Layer {
+        path: "netpol-agent/src/explain",
+        may_use: Some(&["cluster", "policy", "datapath::desired", "datapath::ids"]),
+        never: IMPURE,
+    },
     pure_datapath("netpol-agent/src/datapath/apply"),
     pure_datapath("netpol-agent/src/datapath/desired"),
     pure_datapath("netpol-agent/src/datapath/diff"),
@@ -86,7 +91,32 @@ const LAYERS: &[Layer] = &[
         may_use: Some(&["cluster", "endpoints", "near", "observe", "policy", "problem"]),
         never: IMPURE,
     },
-    Layer { path: "netpol-agent/src/observe/health", may_use: Some(&["observe::answer"]), never: &["kube", "aya"] },
+    Layer {
+        path: "netpol-agent/src/observe/health",
+        may_use: Some(&["observe::answer", "observe::http"]),
+        never: &["kube", "aya"],
+    },
+    Layer { path: "netpol-agent/src/observe/http", may_use: Some(&[]), never: &["kube", "aya", "std::fs"] },
+    // Reads maps by handles of its own, and never changes one.
+    Layer {
+        path: "netpol-agent/src/observe/metrics",
+        may_use: Some(&[
+            "cluster",
+            "datapath::backstop",
+            "datapath::desired",
+            "datapath::figures",
+            "datapath::store",
+            "flow",
+            "observe",
+            "policy::Limits",
+        ]),
+        never: &["kube", "rtnetlink", "std::fs"],
+    },
+    Layer {
+        path: "netpol-agent/src/observe/events_pod",
+        may_use: Some(&["cluster", "flow", "problem"]),
+        never: &["aya", "rtnetlink", "std::fs"],
+    },
     Layer {
         path: "netpol-agent/src/observe/events_kube",
         may_use: Some(&["problem"]),
@@ -104,6 +134,12 @@ const LAYERS: &[Layer] = &[
         never: IMPURE,
     },
     Layer { path: "netpol-agent/src/client/table", may_use: Some(&[]), never: IMPURE },
+    // It also judges manifests where there is no agent.
+    Layer {
+        path: "netpol-agent/src/client/explain",
+        may_use: Some(&["client", "cluster", "explain", "observe::admin", "source"]),
+        never: &["aya", "rtnetlink", "std::fs"],
+    },
     Layer {
         path: "netpol-agent/src/flow",
         may_use: Some(&[

@@ -116,21 +116,7 @@ impl KernelStore {
     /// # Errors
     /// If there is no such slot or the kernel refuses.
     pub fn counters(&self, slot: u16) -> Result<SlotCounters, StoreError> {
-        let mut counters = SlotCounters::new();
-        for direction in Direction::ALL {
-            for reason in Reason::ALL {
-                let CounterIndex(index) = CounterIndex::new(slot, direction, *reason);
-                let per_cpu = self.counters.get(&index, 0).map_err(read_error(map::COUNTERS))?;
-                let sum = per_cpu.iter().fold(Counter::default(), |sum, cpu| Counter {
-                    packets: sum.packets.wrapping_add(cpu.packets),
-                    bytes: sum.bytes.wrapping_add(cpu.bytes),
-                });
-                if sum.packets != 0 {
-                    counters.insert((direction, *reason), sum);
-                }
-            }
-        }
-        Ok(counters)
+        sum_of_slot(&self.counters, slot)
     }
 
     /// Events that found the ring full, since the maps were made.
@@ -178,4 +164,26 @@ fn collect<K, V, L: Ord>(
 
 fn read_error(map: &'static str) -> impl FnOnce(MapError) -> StoreError {
     move |error| StoreError { operation: "read an entry".to_owned(), map, source: io_error(error) }
+}
+
+/// The counters of one slot, summed over the CPUs.
+pub(in crate::datapath) fn sum_of_slot(
+    table: &PerCpuArray<MapData, Counter>,
+    slot: u16,
+) -> Result<SlotCounters, StoreError> {
+    let mut counters = SlotCounters::new();
+    for direction in Direction::ALL {
+        for reason in Reason::ALL {
+            let CounterIndex(index) = CounterIndex::new(slot, direction, *reason);
+            let per_cpu = table.get(&index, 0).map_err(read_error(map::COUNTERS))?;
+            let sum = per_cpu.iter().fold(Counter::default(), |sum, cpu| Counter {
+                packets: sum.packets.wrapping_add(cpu.packets),
+                bytes: sum.bytes.wrapping_add(cpu.bytes),
+            });
+            if sum.packets != 0 {
+                counters.insert((direction, *reason), sum);
+            }
+        }
+    }
+    Ok(counters)
 }

@@ -1,6 +1,7 @@
 //! The checks on made-up vitals, and the server over real connections.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use super::*;
 

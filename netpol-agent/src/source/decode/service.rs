@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, ServicePort as ApiPort, ServiceSpec, ServiceStatus};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Map, Value};
 
 use super::Head;
@@ -10,7 +11,7 @@ use super::pod::unicast;
 use super::port::{number, protocol_of};
 use super::report::{Report, child, index, quote};
 use super::section::{read_section, stray_fields};
-use crate::cluster::model::{Service, ServicePort};
+use crate::cluster::model::{Service, ServicePort, TargetPort};
 
 /// Effect of refusing a service.
 pub(super) const NO_SERVICE: &str = "the service is not known: egress to its addresses is judged by those addresses";
@@ -37,9 +38,11 @@ pub(super) fn service(report: &mut Report, head: Head, object: &Map<String, Valu
         }
     }
     note_addressless(report, &spec, &addresses);
+    let selector = spec.selector.filter(|labels| !labels.is_empty());
+    let selector = selector.map(|labels| labels.iter().map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect());
     let ports = spec.ports.unwrap_or_default();
     let ports = ports.iter().enumerate().filter_map(|(at, p)| port(report, &index("spec.ports", at), p)).collect();
-    Some(Service { key: head.key, addresses, ports })
+    Some(Service { key: head.key, addresses, ports, selector })
 }
 
 /// The addresses as written, each with its path.
@@ -90,5 +93,11 @@ fn port(report: &mut Report, path: &str, port: &ApiPort) -> Option<ServicePort> 
         None | Some(0) => None,
         Some(node_port) => number(report, &child(path, "nodePort"), node_port, NO_PORT),
     };
-    Some(ServicePort { protocol: protocol?, port: number_?, node_port })
+    // Only explained, never enforced: one that cannot be read is the service's own, as a missing one is.
+    let target = match &port.target_port {
+        Some(IntOrString::String(name)) => TargetPort::Named(name.as_str().into()),
+        Some(IntOrString::Int(target)) => TargetPort::Number(u16::try_from(*target).unwrap_or(number_?)),
+        None => TargetPort::Number(number_?),
+    };
+    Some(ServicePort { protocol: protocol?, port: number_?, node_port, target })
 }
