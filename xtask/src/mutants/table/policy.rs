@@ -258,8 +258,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "late-delete-takes-the-address-from-its-new-owner",
         file: STATE,
-        original: "claimants.remove(&pod.key);",
-        fault: "claimants.clear();",
+        original: ".and_then(|claimants| claimants.without(&pod.key));",
+        fault: ".and_then(|_claimants| None::<Claimants>);",
         suite: Suite::Agent,
         test: "cluster::tests::two_live_pods_with_one_address_contest_it_until_one_goes",
         why: "a new pod is unknown as a peer once its predecessor's object is deleted",
