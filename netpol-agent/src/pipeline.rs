@@ -7,6 +7,7 @@ mod answers;
 mod asking;
 mod attach;
 pub(crate) mod feed;
+mod flows;
 mod retire;
 pub(crate) mod start;
 
@@ -23,6 +24,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use self::asking::Asking;
 use self::attach::Waiting;
 use self::feed::Feed;
+use self::flows::Flows;
 use crate::attachments::Attachments;
 use crate::cli::{CniArgs, EXIT_OK, RunArgs};
 use crate::cni::install::CniInstaller;
@@ -34,9 +36,6 @@ use crate::datapath::housekeeping::Housekeeper;
 use crate::datapath::jiffies::Jiffies;
 use crate::datapath::loader::{self, Datapath};
 use crate::enforcer::Enforcer;
-use crate::flow::decode::decode;
-use crate::flow::enrich::{Clock, enrich};
-use crate::flow::sink::Printer;
 use crate::node::{Node, NodeConfig, NodeView};
 use crate::observe::admin::{Admin, Asked, Call, Request};
 use crate::observe::events_kube::PolicyEvents;
@@ -73,9 +72,7 @@ struct Pipeline {
     node_name: String,
     node: Node,
     enforcer: Enforcer,
-    clock: Clock,
-    printer: Printer,
-    unknown_events: u64,
+    flows: Flows,
     /// What was found on the node at the start.
     preflight: Vec<Problem>,
     /// For the health checks.
@@ -124,9 +121,7 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
         node_name: args.node.clone(),
         node: Node::start(&node_config).await?,
         enforcer: start::enforcer(args, (datapath.store, flows), hooks, datapath.others)?,
-        clock: start::clock()?,
-        printer: Printer::start(args.output).context("cannot start the printer of drops")?,
-        unknown_events: 0,
+        flows: Flows::start(args).await?,
         preflight: Vec::new(),
         vitals,
         policy_events,
@@ -156,7 +151,9 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
             Some(pod) = asked.recv() => pipeline.take_asked(pod),
             () = installer_changed(&mut pipeline.installer) => pipeline.tell_problems(),
             () = pipeline.node.changed() => pipeline.enforce(),
-            records = ring.next() => pipeline.print(records.context("cannot wait on the event ring")?),
+            records = ring.next() => {
+                pipeline.flows.take(records.context("cannot wait on the event ring")?, &pipeline.enforcer);
+            }
             _ = retry.tick() => pipeline.retry(),
         }
     };
@@ -178,7 +175,8 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
 }
 
 fn clock_of_programs() -> Result<Jiffies> {
-    Jiffies::open().context("cannot read the clock that flows are stamped with (jiffies); needs CAP_BPF and CAP_NET_ADMIN")
+    Jiffies::open()
+        .context("cannot read the clock that flows are stamped with (jiffies); needs CAP_BPF and CAP_NET_ADMIN")
 }
 
 /// Takes flows that are over out of the tables now and then, away from everything that must answer at once.
@@ -230,6 +228,7 @@ impl Pipeline {
         self.source_problems = changes.problems;
         self.asking.seen(&changes.events);
         let events: Vec<_> = changes.events.into_iter().map(|event| self.attachments.take(event)).collect();
+        self.flows.remember(&events, self.enforcer.cluster());
         self.enforcer.take(events);
     }
 
@@ -264,6 +263,7 @@ impl Pipeline {
         }
         let started = Instant::now();
         self.attachments.look(self.node.view(), started);
+        self.flows.set_own_addresses(&self.node.view().own_addresses);
         self.enforcer.enforce(&self.view());
         self.look_for_pods();
         self.tell_problems();
@@ -314,30 +314,13 @@ impl Pipeline {
     }
 
     fn retry(&mut self) {
+        self.flows.tend(&self.enforcer);
         self.enforcer.tend();
         if self.enforcer.is_behind() || self.enforcer.wants_another_attempt() {
             self.enforce();
         }
         self.tend_attachments();
         self.tell_authors();
-    }
-
-    fn print(&mut self, records: Vec<bytes::Bytes>) {
-        let provenance = self.enforcer.provenance();
-        for record in records {
-            match decode(record) {
-                Ok(event) => {
-                    let flow = enrich(&event, self.clock, self.enforcer.cluster(), &provenance);
-                    self.printer.flow(&flow);
-                }
-                Err(error) => {
-                    if self.unknown_events == 0 {
-                        tracing::error!(%error, "an event cannot be understood; more like it are only counted");
-                    }
-                    self.unknown_events += 1;
-                }
-            }
-        }
     }
 
     /// Answers a call; that of somebody who wants the agent to retire is given back.

@@ -8,6 +8,7 @@
 mod agents;
 mod ask;
 pub mod cli;
+pub mod observe;
 mod show;
 mod socket;
 mod table;
@@ -39,6 +40,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode, ClientError> {
             clap_complete::generate(shell, &mut Cli::command(), "netpol", &mut io::stdout());
             Ok(ExitCode::from(EXIT_OK))
         }
+        Command::Observe { arguments } => Ok(observe::run(std::iter::once("observe".into()).chain(arguments)).await),
         Command::Status { wait, timeout } => {
             let asker = Asker::new(&place).await?;
             let waited = if wait { wait::until_settled(&asker, timeout).await? } else { true };

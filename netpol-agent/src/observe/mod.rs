@@ -5,5 +5,6 @@ pub mod admin;
 pub mod answer;
 pub mod events_kube;
 pub mod health;
+pub mod hubble;
 pub mod report;
 pub mod translation;
