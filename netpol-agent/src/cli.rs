@@ -1,6 +1,7 @@
 //! Flags of `netpol-agent`: what is typed, its help and its checks. Start at [`Cli`].
 
 mod export;
+mod flows;
 
 use std::path::PathBuf;
 use std::str::FromStr as _;
@@ -15,6 +16,8 @@ use crate::datapath::attach::AttachMode;
 use crate::flow::sink::Format;
 use crate::node::NamePattern;
 use crate::observe::health::HealthAddress;
+
+pub use self::flows::{FlowArgs, Told};
 
 /// Everything is in order.
 pub const EXIT_OK: u8 = 0;
@@ -159,6 +162,10 @@ pub struct RunArgs {
     /// CAP_NET_RAW.
     #[arg(long)]
     pub allow_any_source: bool,
+
+    /// About flows.
+    #[command(flatten)]
+    pub flow: FlowArgs,
 }
 
 /// Flags of `run` about CNI, by which pods are isolated before their first packet.

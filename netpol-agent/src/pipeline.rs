@@ -8,6 +8,7 @@ mod asking;
 mod attach;
 mod explain;
 pub(crate) mod feed;
+mod flows;
 mod metering;
 mod retire;
 pub(crate) mod start;
@@ -25,6 +26,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use self::asking::Asking;
 use self::attach::Waiting;
 use self::feed::Feed;
+use self::flows::Flows;
 use self::metering::Metering;
 use crate::attachments::Attachments;
 use crate::cli::{CniArgs, EXIT_OK, RunArgs};
@@ -37,18 +39,13 @@ use crate::datapath::housekeeping::Housekeeper;
 use crate::datapath::jiffies::Jiffies;
 use crate::datapath::loader::{self, Datapath};
 use crate::enforcer::Enforcer;
-use crate::flow::Flow;
-use crate::flow::decode::decode;
-use crate::flow::enrich::{Clock, enrich};
 use crate::flow::export::Exporter;
-use crate::flow::sink::Printer;
 use crate::node::{Node, NodeConfig, NodeView};
 use crate::observe::admin::{Admin, Asked, Call, Request};
 use crate::observe::events_kube::PolicyEvents;
-use crate::observe::events_pod::PodEvents;
 use crate::observe::health::{HealthServer, Vitals};
-use crate::preflight;
 use crate::observe::metrics::Metrics;
+use crate::preflight;
 use crate::problem::{Problem, Severity};
 
 /// How long a start or `sync` waits for addresses to be found before it goes on without them.
@@ -82,9 +79,7 @@ struct Pipeline {
     enforce_own_node: bool,
     node: Node,
     enforcer: Enforcer,
-    clock: Clock,
-    printer: Printer,
-    unknown_events: u64,
+    flows: Flows,
     /// What was found on the node at the start.
     preflight: Vec<Problem>,
     /// For the health checks.
@@ -92,8 +87,6 @@ struct Pipeline {
     /// Tells authors of policies, where there is an API server.
     policy_events: Option<PolicyEvents>,
     metering: Metering,
-    exporter: Option<Exporter>,
-    pod_events: Option<PodEvents>,
 }
 
 /// Runs the agent until SIGTERM or Ctrl-C.
@@ -122,8 +115,7 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
     let (vitals, watched) = watch::channel(Vitals::default());
     let _health = HealthServer::start(args.health_address, watched).await?;
     let policy_events = feed.client().map(|client| PolicyEvents::start(client, &args.node));
-    let client = feed.client().filter(|_| args.export.pod_events);
-    let pod_events = client.map(|client| PodEvents::start(client, &args.node));
+    let named_flows = Flows::start(args, feed.client(), metering.metrics.clone()).await?;
     let mut pipeline = Pipeline {
         feed,
         begun: false,
@@ -141,15 +133,11 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
         enforce_own_node: args.enforce_own_node,
         node: Node::start(&node_config).await?,
         enforcer: start::enforcer(args, (datapath.store, flows), hooks, datapath.others)?,
-        clock: start::clock()?,
-        printer: Printer::start(args.output).context("cannot start the printer of drops")?,
-        unknown_events: 0,
+        flows: named_flows,
         preflight: Vec::new(),
         vitals,
         policy_events,
         metering,
-        pod_events,
-        exporter: args.export.config().map(Exporter::start).transpose().context("cannot start the export of flows")?,
     };
     pipeline.look_for_others(args).await;
     pipeline.recall()?;
@@ -160,7 +148,6 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
         .with_context(|| format!("cannot make the socket {}; give another with --socket", args.socket.display()))?;
     let mut retry = tokio::time::interval(RETRY);
     let retire = loop {
-        pipeline.beat();
         if pipeline.begun && pipeline.installer.is_none() {
             pipeline.install_plugin();
         }
@@ -176,7 +163,9 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
             Some(pod) = asked.recv() => pipeline.take_asked(pod),
             () = installer_changed(&mut pipeline.installer) => pipeline.tell_problems(),
             () = pipeline.node.changed() => pipeline.enforce(),
-            records = ring.next() => pipeline.print(records.context("cannot wait on the event ring")?),
+            records = ring.next() => {
+                pipeline.flows.take(records.context("cannot wait on the event ring")?, &pipeline.enforcer);
+            }
             _ = retry.tick() => pipeline.retry(),
         }
     };
@@ -258,6 +247,7 @@ impl Pipeline {
             self.metering.taken();
         }
         let events: Vec<_> = changes.events.into_iter().map(|event| self.attachments.take(event)).collect();
+        self.flows.remember(&events, self.enforcer.cluster());
         self.enforcer.take(events);
     }
 
@@ -292,6 +282,7 @@ impl Pipeline {
         }
         let started = Instant::now();
         self.attachments.look(self.node.view(), started);
+        self.flows.set_own_addresses(&self.node.view().own_addresses);
         self.enforcer.enforce(&self.view());
         self.metering.applied(self.enforcer.is_behind());
         self.look_for_pods();
@@ -329,7 +320,7 @@ impl Pipeline {
         problems.extend_from_slice(&self.preflight);
         problems.extend(self.installer.iter().flat_map(CniInstaller::problems).cloned());
         problems.extend(self.node.bridge_problems());
-        problems.extend(self.exporter.as_ref().and_then(Exporter::problem));
+        problems.extend(self.flows.exporter().and_then(Exporter::problem));
         problems
     }
 
@@ -344,6 +335,7 @@ impl Pipeline {
     }
 
     fn retry(&mut self) {
+        self.flows.tend(&self.enforcer);
         self.enforcer.tend();
         if self.enforcer.is_behind() || self.enforcer.wants_another_attempt() {
             self.enforce();
@@ -351,39 +343,6 @@ impl Pipeline {
         self.tend_attachments();
         self.tell_authors();
         self.publish_metrics();
-    }
-
-    fn print(&mut self, records: Vec<bytes::Bytes>) {
-        let provenance = self.enforcer.provenance();
-        for record in records {
-            match decode(record) {
-                Ok(event) => {
-                    let flow = enrich(&event, self.clock, self.enforcer.cluster(), &provenance);
-                    self.tell(&flow);
-                }
-                Err(error) => {
-                    if self.unknown_events == 0 {
-                        tracing::error!(%error, "an event cannot be understood; more like it are only counted");
-                    }
-                    self.unknown_events += 1;
-                }
-            }
-        }
-    }
-
-    /// Hands a flow to all who want flows; none of them makes it wait.
-    fn tell(&mut self, flow: &Flow) {
-        self.metering.metrics.flow(flow);
-        if let Some(exporter) = &self.exporter {
-            exporter.flow(flow);
-        }
-        if !self.exporter.as_ref().is_some_and(Exporter::has_stdout) {
-            self.printer.flow(flow);
-        }
-        let pod = flow.pod.as_ref().and_then(|key| self.enforcer.cluster().pod(key));
-        if let (Some(events), Some(pod)) = (&mut self.pod_events, pod) {
-            events.flow(flow, pod);
-        }
     }
 
     /// Answers a call; that of somebody who wants the agent to retire is given back.

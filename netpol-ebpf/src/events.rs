@@ -1,4 +1,4 @@
-//! Counting, exact; and telling of drops, bounded: one event a flow and interval, and a token bucket a pod.
+//! Counting, exact; and telling of drops and of new flows, bounded: one event a flow and interval, and a token bucket a pod.
 
 #![expect(unsafe_code, reason = "counters and gates are map memory behind raw pointers")]
 
@@ -25,7 +25,7 @@ pub(crate) fn count(skb: &SkBuff<'_>, index: CounterIndex) {
     }
 }
 
-/// Tells userspace of a drop, unless the flow or the pod has had its share.
+/// Tells userspace of a drop or a new flow, unless the flow or the pod has had its share.
 // A function of its own, as its stack frame is not the packet path's. Not `#[cold]`: that moves it to a section of its
 // own, whose calls aya's loader resolves to the wrong function.
 #[inline(never)]
@@ -42,7 +42,7 @@ pub(crate) fn report<A: Address>(skb: &SkBuff<'_>, report: &Report<'_, A>) {
         gate.suppressed += 1;
         return;
     }
-    if !take_token(report.slot, now) {
+    if !take_token(report.slot, now, report.reason.is_drop()) {
         if same {
             gate.suppressed += 1;
         }
@@ -53,9 +53,9 @@ pub(crate) fn report<A: Address>(skb: &SkBuff<'_>, report: &Report<'_, A>) {
     send(skb, report, suppressed);
 }
 
-/// Takes one event from the slot's budget on this CPU.
+/// Takes one event from the slot's budget on this CPU. Half of it is kept for drops.
 #[inline(always)]
-fn take_token(slot: u16, now: u32) -> bool {
+fn take_token(slot: u16, now: u32, is_drop: bool) -> bool {
     let Some(bucket) = maps::EVENT_TOKENS.get_ptr_mut(u32::from(slot)) else {
         return false;
     };
@@ -68,7 +68,8 @@ fn take_token(slot: u16, now: u32) -> bool {
         bucket.tokens = rate;
         bucket.refilled = now;
     }
-    if bucket.tokens == 0 {
+    let kept = if is_drop { 0 } else { rate / 2 };
+    if bucket.tokens <= kept {
         bucket.refused += 1;
         return false;
     }

@@ -56,7 +56,8 @@ impl Site {
         let cluster = Cluster::start(nodes, &[]).unwrap();
         let api = Arc::new(api_server(&cluster).unwrap());
         policies(&api);
-        let kubelets = (1..).zip(nodes).map(|(number, node)| Kubelet::new(&cluster, api.clone(), node, number).unwrap());
+        let kubelets =
+            (1..).zip(nodes).map(|(number, node)| Kubelet::new(&cluster, api.clone(), node, number).unwrap());
         Self { kubelets: kubelets.collect(), api, cluster, pods: 0 }
     }
 
@@ -159,10 +160,15 @@ fn a_remote_peer_counts_soon_after_its_address_is_visible() {
     for round in 0..20 {
         let spec = client(&format!("client{round}"));
         let sandbox = site.start(0, &spec);
-        assert_eq!(site.ask(&spec.key(), "shop/server", Transport::Udp, false, SILENCE), Outcome::Silence, "not known there yet");
+        assert_eq!(
+            site.ask(&spec.key(), "shop/server", Transport::Udp, false, SILENCE),
+            Outcome::Silence,
+            "not known there yet"
+        );
         let visible = Instant::now();
         site.kubelets[0].report(&sandbox);
-        while site.ask(&spec.key(), "shop/server", Transport::Udp, false, Duration::from_millis(5)) != Outcome::Answered {
+        while site.ask(&spec.key(), "shop/server", Transport::Udp, false, Duration::from_millis(5)) != Outcome::Answered
+        {
             assert!(visible.elapsed() < PATIENCE, "{} never counts", spec.key());
         }
         taken.push(visible.elapsed());

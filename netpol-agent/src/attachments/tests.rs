@@ -22,6 +22,7 @@ fn pod(name: &str, uid: &str, addresses: &[&str]) -> Pod {
         node: "here".into(),
         host_network: false,
         terminal: false,
+        workload: None,
     }
 }
 

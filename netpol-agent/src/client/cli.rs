@@ -111,6 +111,13 @@ pub enum Command {
         #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, requires = "wait")]
         timeout: Duration,
     },
+    /// Flows: what was dropped, why and by which policies. Has Hubble's flags; see `netpol observe --help`.
+    #[command(disable_help_flag = true)]
+    Observe {
+        /// Its flags.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        arguments: Vec<std::ffi::OsString>,
+    },
     /// The pods of each node: addresses, interface, and which policies isolate them.
     ///
     /// INGRESS and EGRESS name the policies that isolate the pod in that direction; `open` is a pod that none isolates.

@@ -9,6 +9,7 @@ mod agents;
 mod ask;
 pub mod cli;
 pub mod explain;
+pub mod observe;
 mod show;
 mod socket;
 mod table;
@@ -41,6 +42,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode, ClientError> {
             Ok(ExitCode::from(EXIT_OK))
         }
         Command::Explain(args) => explain::run(&args, &place, output).await.map(ExitCode::from),
+        Command::Observe { arguments } => Ok(observe::run(std::iter::once("observe".into()).chain(arguments)).await),
         Command::Status { wait, timeout } => {
             let asker = Asker::new(&place).await?;
             let waited = if wait { wait::until_settled(&asker, timeout).await? } else { true };

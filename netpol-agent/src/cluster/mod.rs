@@ -9,4 +9,4 @@ pub mod state;
 #[cfg(test)]
 mod tests;
 
-pub use state::{Change, ClusterState};
+pub use state::{Change, ClusterState, is_live};

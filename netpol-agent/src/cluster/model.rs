@@ -88,6 +88,15 @@ pub struct NamedPort {
     pub port: u16,
 }
 
+/// What a pod was made by: the Deployment, StatefulSet, CronJob and so on.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Workload {
+    /// Kind.
+    pub kind: Arc<str>,
+    /// Name, in the pod's namespace.
+    pub name: Arc<str>,
+}
+
 /// A pod as policy sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pod {
@@ -112,6 +121,8 @@ pub struct Pod {
     pub host_network: bool,
     /// Phase Succeeded or Failed: the address is no longer the pod's. A terminating pod is *not* terminal.
     pub terminal: bool,
+    /// What made it; policy does not look at it, people do.
+    pub workload: Option<Workload>,
 }
 
 /// One requirement of a label selector. matchLabels `k: v` is `In {k, [v]}`.

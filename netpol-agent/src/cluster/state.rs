@@ -135,6 +135,10 @@ pub struct ClusterState {
     claims: BTreeMap<IpAddr, Claimants>,
     /// Addresses that more than one live pod claims.
     contested: BTreeSet<IpAddr>,
+    /// Services by each of their addresses.
+    fronts: BTreeMap<IpAddr, BTreeSet<ObjectKey>>,
+    /// Pods in a node's network namespace by the node's address.
+    hosted: BTreeMap<IpAddr, BTreeSet<PodKey>>,
 }
 
 /// True if the pod owns its addresses and selectors see it: it is neither completed nor in the node's network namespace.
@@ -211,6 +215,17 @@ impl ClusterState {
         self.claims.get(&address).into_iter().flat_map(Claimants::iter)
     }
 
+    /// The service that has an address: of several the first by name.
+    #[must_use]
+    pub fn service_at(&self, address: IpAddr) -> Option<&ObjectKey> {
+        self.fronts.get(&address)?.first()
+    }
+
+    /// Running pods in the network namespace of the node that has an address; none if no node is known to have it.
+    pub fn hosted_at(&self, address: IpAddr) -> impl Iterator<Item = &Arc<Pod>> {
+        self.hosted.get(&address).into_iter().flatten().filter_map(|key| self.pod(key))
+    }
+
     /// Addresses that more than one live pod claims.
     pub fn contested(&self) -> impl Iterator<Item = IpAddr> {
         self.contested.iter().copied()
@@ -274,8 +289,15 @@ impl ClusterState {
 
     fn set_service(&mut self, key: ObjectKey, after: Option<Service>) -> Change {
         let after = after.map(Arc::new);
-        if self.services.get(&key) == after.as_ref() {
+        let before = self.services.get(&key);
+        if before == after.as_ref() {
             return Change::Nothing;
+        }
+        for address in before.map(|before| before.addresses.clone()).unwrap_or_default() {
+            remove(&mut self.fronts, address, &key);
+        }
+        for address in after.iter().flat_map(|after| &after.addresses) {
+            self.fronts.entry(*address).or_default().insert(key.clone());
         }
         match after {
             Some(service) => self.services.insert(key.clone(), service),
@@ -297,6 +319,9 @@ impl ClusterState {
 
     fn claim_addresses(&mut self, pod: &Pod) {
         if !is_live(pod) {
+            for address in pod.addresses.iter().filter(|_| !pod.terminal) {
+                self.hosted.entry(*address).or_default().insert(pod.key.clone());
+            }
             return;
         }
         for address in &pod.addresses {
@@ -310,6 +335,9 @@ impl ClusterState {
 
     fn release_addresses(&mut self, pod: &Pod) {
         if !is_live(pod) {
+            for address in pod.addresses.iter().filter(|_| !pod.terminal) {
+                remove(&mut self.hosted, *address, &pod.key);
+            }
             return;
         }
         for address in &pod.addresses {
@@ -320,6 +348,16 @@ impl ClusterState {
             if let Some(left) = left {
                 self.claims.insert(*address, left);
             }
+        }
+    }
+}
+
+/// Takes an object out of an index by address.
+fn remove(index: &mut BTreeMap<IpAddr, BTreeSet<ObjectKey>>, address: IpAddr, key: &ObjectKey) {
+    if let Some(keys) = index.get_mut(&address) {
+        keys.remove(key);
+        if keys.is_empty() {
+            index.remove(&address);
         }
     }
 }

@@ -22,6 +22,7 @@ fn pod(name: &str, address: &str) -> Pod {
         node: "".into(),
         host_network: false,
         terminal: false,
+        workload: None,
     }
 }
 

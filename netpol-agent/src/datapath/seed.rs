@@ -19,8 +19,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use netpol_common::abi::{
-    AddressRole, Backend, BackendKey, Direction, Endpoint, EndpointFlags, Flow, FlowKey, FlowState, FlowWord,
-    Mac, Mark, PolicyWord, Reason, Sender, V4, V6,
+    AddressRole, Backend, BackendKey, Direction, Endpoint, EndpointFlags, Flow, FlowKey, FlowState, FlowWord, Mac,
+    Mark, PolicyWord, Reason, Sender, V4, V6,
 };
 use netpol_common::classify::{Decision, Frame, Tables};
 use netpol_common::host::HostTables;

@@ -16,8 +16,8 @@ use std::path::PathBuf;
 use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, lpm_trie};
 use ipnet::IpNet;
 use netpol_common::abi::{
-    AllowKey, AllowValue, Counter, CounterIndex, Direction, Endpoint, PORT_SET_BYTES, PolicyWord, PortRule, Reason, V4,
-    V6, map,
+    AllowKey, AllowValue, Counter, CounterIndex, Direction, Endpoint, PORT_SET_BYTES, PolicyWord, PortRule, Reason,
+    TokenBucket, V4, V6, map,
 };
 
 pub use actual::{Actual, SlotCounters};
@@ -57,6 +57,7 @@ pub struct KernelStore {
     node_ports: Array<MapData, [u8; PORT_SET_BYTES]>,
     counters: PerCpuArray<MapData, Counter>,
     events_lost: PerCpuArray<MapData, u64>,
+    event_tokens: PerCpuArray<MapData, TokenBucket>,
 }
 
 type Stored = Result<(), StoreError>;
@@ -90,6 +91,7 @@ impl KernelStore {
             node_ports: pinned.open(map::NODE_PORTS)?,
             counters: pinned.open(map::COUNTERS)?,
             events_lost: pinned.open(map::EVENTS_LOST)?,
+            event_tokens: pinned.open(map::EVENT_TOKENS)?,
         })
     }
 

@@ -23,6 +23,7 @@ fn pod(name: &str, addresses: &[&str]) -> Arc<Pod> {
         node: "".into(),
         host_network: false,
         terminal: false,
+        workload: None,
     })
 }
 

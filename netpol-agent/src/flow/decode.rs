@@ -44,6 +44,10 @@ pub struct RawEvent {
     pub icmp_type: u8,
     /// ICMP code.
     pub icmp_code: u8,
+    /// Ethernet source.
+    pub source_mac: [u8; 6],
+    /// Ethernet destination.
+    pub destination_mac: [u8; 6],
 }
 
 /// A record that is no event of this version.
@@ -77,7 +81,7 @@ pub fn decode(mut record: Bytes) -> Result<RawEvent, DecodeError> {
     record.copy_to_slice(&mut source);
     let mut destination = [0; 16];
     record.copy_to_slice(&mut destination);
-    Ok(RawEvent {
+    let mut event = RawEvent {
         time,
         source,
         destination,
@@ -101,5 +105,10 @@ pub fn decode(mut record: Bytes) -> Result<RawEvent, DecodeError> {
         tcp_flags: record.get_u8(),
         icmp_type: record.get_u8(),
         icmp_code: record.get_u8(),
-    })
+        source_mac: [0; 6],
+        destination_mac: [0; 6],
+    };
+    record.copy_to_slice(&mut event.source_mac);
+    record.copy_to_slice(&mut event.destination_mac);
+    Ok(event)
 }

@@ -1,19 +1,79 @@
-//! Drops as told by the programs: bytes in ([`decode`]), named by pod and policy ([`enrich`]), out to a sink ([`sink`]).
+//! Drops, and new flows that were let through if that is asked for, as told by the programs: bytes in ([`decode`]), named by
+//! pod and policy ([`enrich`]), out to a sink ([`sink`]).
 //!
 //! Reads the cluster and the compiler's provenance, changes nothing. Start at [`Flow`].
 
 pub mod decode;
+pub mod departed;
 pub mod enrich;
 pub mod export;
 pub mod sink;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use netpol_common::abi::{Direction, Reason};
 use serde::{Serialize, Serializer};
 
-use crate::cluster::model::{PodKey, PolicyKey};
+use crate::cluster::model::{ObjectKey, Pod, PodKey, PolicyKey};
+
+/// Who is behind an address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Who {
+    /// Nobody knows: the frame is not IP, or several pods claim the address.
+    #[default]
+    Unknown,
+    /// A pod, perhaps one that is gone already.
+    Pod(Arc<Pod>),
+    /// This node.
+    Host,
+    /// Another node, by its name.
+    RemoteNode(Arc<str>),
+    /// A node that the API server runs on.
+    KubeApiServer,
+    /// A service's address that nothing translated yet.
+    Service,
+    /// Outside of the cluster, as far as is known.
+    World,
+}
+
+/// How much of a flow the rules that let it through ask about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Match {
+    /// No rule lets it through: nothing isolates the pod, or it was denied.
+    #[default]
+    None,
+    /// Only the peer.
+    Peer,
+    /// Peer and port.
+    PeerAndPort,
+    /// Only the port.
+    Port,
+    /// Neither.
+    All,
+}
+
+/// What the packet's headers say beside addresses and ports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Headers {
+    /// EtherType.
+    pub ether_type: u16,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// TCP flags.
+    pub tcp_flags: u8,
+    /// ICMP type.
+    pub icmp_type: u8,
+    /// ICMP code.
+    pub icmp_code: u8,
+    /// Ethernet source.
+    pub source_mac: [u8; 6],
+    /// Ethernet destination.
+    pub destination_mac: [u8; 6],
+}
 
 /// One end of a flow.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -27,9 +87,15 @@ pub struct End {
     /// The pod that has the address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod: Option<PodKey>,
+    /// Everything that is known of who has the address.
+    #[serde(skip)]
+    pub who: Who,
+    /// The service whose address it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<ObjectKey>,
 }
 
-/// A dropped packet with everything that is known of it.
+/// A packet that was dropped, or that opened a flow, with everything that is known of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Flow {
     /// When, wall clock.
@@ -63,6 +129,18 @@ pub struct Flow {
     /// The nearest miss: what would have had to be different.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub hint: String,
+    /// The policies with a rule that lets it through.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allowed_by: Vec<PolicyKey>,
+    /// What these rules ask about.
+    #[serde(skip)]
+    pub matched: Match,
+    /// The rest of the headers.
+    #[serde(skip)]
+    pub headers: Headers,
+    /// The slot of the pod.
+    #[serde(skip)]
+    pub slot: u16,
     /// Bytes of the packet.
     pub length: u32,
     /// More drops of this flow since its last line.

@@ -83,8 +83,9 @@ fn print(queue: &Receiver<String>) {
 #[must_use]
 pub fn text(flow: &Flow) -> String {
     let mut line = format!(
-        "{} DROPPED {} {} -> {} {}",
+        "{} {} {} {} -> {} {}",
         timestamp(flow.time),
+        if flow.reason.is_drop() { "DROPPED" } else { "ALLOWED" },
         flow.direction.name(),
         end(&flow.source),
         end(&flow.destination),

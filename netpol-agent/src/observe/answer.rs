@@ -186,6 +186,12 @@ pub struct EventCounts {
     pub unread: u64,
     /// Not understood.
     pub unknown: u64,
+    /// Flows that observers could have had.
+    pub seen: u64,
+    /// Of these, what observers missed as they did not keep up, added over all of them.
+    pub missed: u64,
+    /// Not told as the pod had told its share.
+    pub refused: u64,
 }
 
 /// The pods of this node.

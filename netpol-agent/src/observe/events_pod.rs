@@ -180,6 +180,7 @@ async fn publish(client: &Client, node: &str, told: Told) -> Result<(), kube::Er
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow::{Headers, Match, Who};
 
     #[test]
     fn a_pod_is_told_once_in_a_while_and_a_thousand_pods_are_no_flood() {
@@ -201,7 +202,13 @@ mod tests {
 
     #[test]
     fn the_note_says_who_was_dropped_and_by_whom() {
-        let end = |ip: &str, port| End { ip: Some(ip.parse().unwrap()), port: Some(port), pod: None };
+        let end = |ip: &str, port| End {
+            ip: Some(ip.parse().unwrap()),
+            port: Some(port),
+            pod: None,
+            who: Who::default(),
+            service: None,
+        };
         let flow = Flow {
             time: std::time::SystemTime::UNIX_EPOCH,
             pod: Some(PodKey::new("shop", "api")),
@@ -218,6 +225,10 @@ mod tests {
             length: 60,
             suppressed: 0,
             ifindex: 1,
+            allowed_by: Vec::new(),
+            matched: Match::None,
+            headers: Headers::default(),
+            slot: 1,
         };
         let expected =
             "Outgoing packet dropped (policy-denied) to world (10.0.0.1) TCP/80; isolated for egress by shop/deny";

@@ -7,6 +7,7 @@ pub mod events_kube;
 pub mod events_pod;
 pub mod health;
 mod http;
+pub mod hubble;
 pub mod metrics;
 pub mod report;
 pub mod translation;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::Pipeline;
 use crate::cluster::model::PolicyKey;
 use crate::datapath::backstop;
-use crate::observe::answer::{BackstopReport, CniReport, EndpointList, EventCounts, PolicyAnswer, PolicyList, Status};
+use crate::observe::answer::{BackstopReport, CniReport, EndpointList, PolicyAnswer, PolicyList, Status};
 use crate::observe::report;
 use crate::observe::translation::Translation;
 use crate::problem::{Problem, Severity};
@@ -56,7 +56,7 @@ impl Pipeline {
             backstop: backstop_report(),
             cni: self.cni_report(),
             problems,
-            events: EventCounts { lost, unread: self.printer.lost(), unknown: self.unknown_events },
+            events: self.flows.counts(lost),
         })
     }
 

@@ -71,6 +71,7 @@ impl Pipeline {
             pod.map_or_else(|| Arc::from(""), |key| key.namespace.clone())
         };
         let slots = self.enforcer.endpoints().iter().map(|local| (local.slot, namespace(local.pod.as_ref()))).collect();
+        let counts = self.flows.counts(None);
         self.metering.metrics.publish(Snapshot {
             sizes,
             endpoints: report::pod_counts(&self.enforcer.statuses()),
@@ -78,9 +79,9 @@ impl Pipeline {
             source: self.feed.report(),
             behind: self.enforcer.is_behind(),
             unresolved: self.node.view().unresolved.len(),
-            unread: self.printer.lost(),
-            unknown: self.unknown_events,
-            export_lost: self.exporter.as_ref().map_or(0, Exporter::lost),
+            unread: counts.unread,
+            unknown: counts.unknown,
+            export_lost: self.flows.exporter().map_or(0, Exporter::lost),
             slots,
             flow_capacity: self.metering.flow_capacity,
         });

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use ipnet::IpNet;
 use netpol_common::abi::{Config, Mark, PORT_SET_BYTES, Prefix, V4, V6};
 
-use crate::cli::{Pending, RunArgs};
+use crate::cli::{Pending, RunArgs, Told};
 use crate::datapath::apply::Applier;
 use crate::datapath::attach::Hooks;
 use crate::datapath::backstop::Backstop;
@@ -40,6 +40,8 @@ pub(crate) fn load_options(args: &RunArgs) -> Result<LoadOptions> {
         (args.strict_tcp, Config::STRICT_TCP),
         (args.enforce_own_node, Config::ENFORCE_OWN_NODE),
         (args.allow_any_source, Config::ANY_SOURCE),
+        (args.flow.flows != Told::Drops, Config::TELL_ALLOWED),
+        (args.flow.flows == Told::All, Config::TELL_UNPOLICED),
     ] {
         config.flags |= if set { flag } else { 0 };
     }
@@ -114,4 +116,13 @@ pub(super) fn clock() -> Result<Clock> {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).context("cannot read CLOCK_MONOTONIC")?;
     let zero = SystemTime::now().checked_sub(Duration::from(now)).context("the wall clock is before the boot")?;
     Ok(Clock { zero })
+}
+
+/// What flows call this node: its name, or this machine's where it was not told.
+pub(super) fn node_name(args: &RunArgs) -> String {
+    if !args.node.is_empty() {
+        return args.node.clone();
+    }
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    name.map(|name| name.trim().to_owned()).unwrap_or_default()
 }

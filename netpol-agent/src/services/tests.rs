@@ -15,6 +15,7 @@ fn pod(name: &str, address: &str, host_network: bool) -> Pod {
         node: "".into(),
         host_network,
         terminal: false,
+        workload: None,
     }
 }
 

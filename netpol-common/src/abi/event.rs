@@ -1,4 +1,4 @@
-//! What a program tells userspace of a dropped packet.
+//! What a program tells userspace of a packet that it dropped, or that opened a flow.
 
 use super::assert_wire_layout;
 
@@ -26,7 +26,7 @@ impl Hook {
     }
 }
 
-/// One dropped packet. Numbers that userspace does not know are counted, never guessed.
+/// One packet. Numbers that userspace does not know are counted, never guessed.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {

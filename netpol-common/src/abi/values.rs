@@ -349,6 +349,10 @@ impl Config {
     pub const ENFORCE_OWN_NODE: u32 = 1 << 1;
     /// Switch the source checks off for every pod.
     pub const ANY_SOURCE: u32 = 1 << 2;
+    /// Tell userspace of new flows that a policy allows, as far as drops leave room.
+    pub const TELL_ALLOWED: u32 = 1 << 3;
+    /// Tell userspace of new flows that no policy is asked about.
+    pub const TELL_UNPOLICED: u32 = 1 << 4;
 
     /// The defaults on a kernel of `hz` ticks a second.
     #[must_use]

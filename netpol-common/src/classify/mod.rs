@@ -17,11 +17,11 @@ pub use to_pod::to_pod;
 pub use to_uplink::to_uplink;
 
 use crate::abi::{
-    AllowKey, AllowValue, Backend, BackendKey, Direction, Endpoint, Flow, FlowKey, FragmentCell, Mark, PolicyWord,
-    Reason, SLOT_NONE, Sender, V4, V6,
+    AllowKey, AllowValue, Backend, BackendKey, Config, Direction, Endpoint, Flow, FlowKey, FragmentCell, Mark,
+    PolicyWord, Reason, SLOT_NONE, Sender, V4, V6,
 };
-use crate::flow::Setting;
-use crate::packet::{Address, Header};
+use crate::flow::{Setting, is_syn};
+use crate::packet::{Address, Header, protocol};
 
 /// What is known of a frame beside its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +86,7 @@ impl Decision {
     }
 }
 
-/// A drop as told to userspace.
+/// A drop, or what opens a flow, as told to userspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Report<'a, A> {
     /// What was parsed (zero where parsing stopped), and what the peer was judged as; none for a frame that is not IP.
@@ -167,7 +167,7 @@ pub trait Tables<A>: Shared {
     fn promote_flow(&self, key: &FlowKey<A>, flow: &Flow) -> bool;
     /// Adds an unanswered flow. False if there was no room.
     fn open_flow(&self, key: &FlowKey<A>, flow: &Flow) -> bool;
-    /// Tells userspace of a drop; bounded by the implementation.
+    /// Tells userspace of a drop or a new flow; bounded by the implementation.
     fn report(&self, report: &Report<'_, A>);
 }
 
@@ -213,7 +213,7 @@ impl<P: ?Sized, T: Shared> Stage<'_, P, T> {
         let (Ok(reason) | Err(reason)) = result;
         let Verdict(reason) = merge(header, Verdict(reason));
         let decision = self.decision(reason, header.on_behalf, direction);
-        if reason.is_drop() && !reason.is_quiet() {
+        if self.is_told(reason, header) {
             let Decision { direction, slot, .. } = decision;
             let revision = self.revision_of(slot);
             self.tables.report(&Report {
@@ -226,6 +226,27 @@ impl<P: ?Sized, T: Shared> Stage<'_, P, T> {
             });
         }
         decision
+    }
+
+    /// True if userspace is to hear of it: of every drop but the quiet ones; of what opens a flow if it is asked for.
+    #[inline(always)]
+    fn is_told<A: Address>(&self, reason: Reason, header: &Header<A>) -> bool
+    where
+        T: Tables<A>,
+    {
+        if reason.is_drop() {
+            return !reason.is_quiet();
+        }
+        let asked = if matches!(reason, Reason::AllowedByPolicy | Reason::AllowedAfterTranslation) {
+            Config::TELL_ALLOWED
+        } else if matches!(reason, Reason::NotIsolated | Reason::FromOwnNode) {
+            Config::TELL_UNPOLICED
+        } else {
+            return false;
+        };
+        // Where nothing is remembered every packet of a connection is judged: the first one is told of.
+        let opens = header.protocol != protocol::TCP || is_syn(header.protocol, header.tcp_flags);
+        self.flag(asked) && opens
     }
 
     /// A decision of the pod behind the hook, or of a deferred packet's sender.

@@ -240,6 +240,15 @@ impl Agent {
         }
     }
 
+    /// The socket on which it serves flows.
+    ///
+    /// # Errors
+    /// If its own socket has no name.
+    pub fn flow_socket(&self) -> Result<PathBuf> {
+        let stem = self.socket.file_stem().and_then(|stem| stem.to_str()).context("a socket without a name")?;
+        Ok(self.socket.with_file_name(format!("{stem}-hubble.sock")))
+    }
+
     /// What the agent printed: its drops.
     #[must_use]
     pub fn drops(&self) -> &Lines {

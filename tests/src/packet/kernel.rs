@@ -220,6 +220,15 @@ impl Kernel {
         Ok(events)
     }
 
+    /// Takes the bytes of the events out of the ring, as the agent does.
+    pub fn records(&mut self) -> Vec<Vec<u8>> {
+        let mut records = Vec::new();
+        while let Some(item) = self.ring.next() {
+            records.push(item.to_vec());
+        }
+        records
+    }
+
     /// Sends a frame through a hook.
     ///
     /// # Errors

@@ -257,8 +257,10 @@ impl<'a> Play<'a> {
         let counted = self.host.counted.take();
         self.reasons.insert(reason);
         let reports = self.host.reports.take();
+        let tells_more = self.host.config.flags & (Config::TELL_ALLOWED | Config::TELL_UNPOLICED) != 0;
+        let told = usize::from(reason.is_drop() && !reason.is_quiet());
         ensure!(
-            reports.len() == usize::from(reason.is_drop() && !reason.is_quiet()),
+            reports.len() == told || tells_more && !reason.is_drop() && reports.len() == 1,
             "{} reports of a packet judged {reason}",
             reports.len()
         );

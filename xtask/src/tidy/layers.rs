@@ -152,6 +152,17 @@ const LAYERS: &[Layer] = &[
         ]),
         never: &["kube", "k8s_openapi", "aya"],
     },
+    Layer {
+        path: "netpol-agent/src/observe/hubble",
+        may_use: Some(&["cluster", "flow"]),
+        never: &["kube", "k8s_openapi", "aya"],
+    },
+    Layer { path: "netpol-agent/src/observe/hubble/filter", may_use: Some(&["observe::hubble::proto"]), never: IMPURE },
+    Layer {
+        path: "netpol-agent/src/client/observe",
+        may_use: Some(&["observe::hubble", "problem"]),
+        never: &["aya", "rtnetlink"],
+    },
 ];
 
 /// A module without an entry (`pipeline`, `cli`, `main`) joins stages: it may name everything.

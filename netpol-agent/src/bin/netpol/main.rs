@@ -11,6 +11,10 @@ use netpol_agent::problem::chain;
 fn main() -> ExitCode {
     let name = std::env::args_os().next().unwrap_or_default();
     let plugin = Path::new(&name).file_stem().and_then(OsStr::to_str).is_some_and(|name| name.starts_with("kubectl-"));
+    // Its flags are Hubble's, among them some that all other commands have in another meaning.
+    if std::env::args_os().nth(1).is_some_and(|command| command == "observe") {
+        return observe();
+    }
     let command = if plugin { Cli::command().bin_name("kubectl netpol") } else { Cli::command() };
     let mut cli = match Cli::from_arg_matches(&command.get_matches()) {
         Ok(cli) => cli,
@@ -26,6 +30,16 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(message) => {
             fail(&message);
+            ExitCode::from(EXIT_FAILURE)
+        }
+    }
+}
+
+fn observe() -> ExitCode {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(netpol_agent::client::observe::run(std::env::args_os().skip(1))),
+        Err(error) => {
+            fail(&format!("cannot start the runtime: {error}"));
             ExitCode::from(EXIT_FAILURE)
         }
     }

@@ -128,6 +128,15 @@ impl KernelStore {
         Ok(per_cpu.iter().fold(0, |sum, lost| sum.wrapping_add(*lost)))
     }
 
+    /// Events of a slot that were not sent as the pod had sent its share.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn events_refused(&self, slot: u16) -> Result<u64, StoreError> {
+        let per_cpu = self.event_tokens.get(&u32::from(slot), 0).map_err(read_error(map::EVENT_TOKENS))?;
+        Ok(per_cpu.iter().fold(0, |sum, bucket| sum.wrapping_add(bucket.refused)))
+    }
+
     fn cidrs(&self) -> Result<BTreeMap<IpNet, u32>, StoreError> {
         let mut cidrs = BTreeMap::new();
         for entry in self.cidr_v4.iter() {

@@ -6,13 +6,15 @@ use serde_json::Value;
 
 use super::*;
 use crate::cluster::model::{PodKey, PolicyKey};
-use crate::flow::End;
+use crate::flow::{End, Headers, Match, Who};
 
 fn flow(from: &str, port: u16) -> Flow {
     let end = |pod: &str, ip: &str, port| End {
         ip: Some(ip.parse().unwrap()),
         port: Some(port),
         pod: Some(PodKey::new("shop", pod)),
+        who: Who::default(),
+        service: None,
     };
     Flow {
         time: std::time::SystemTime::UNIX_EPOCH,
@@ -30,6 +32,10 @@ fn flow(from: &str, port: u16) -> Flow {
         length: 60,
         suppressed: 2,
         ifindex: 1,
+        allowed_by: Vec::new(),
+        matched: Match::None,
+        headers: Headers::default(),
+        slot: 1,
     }
 }
 

@@ -13,7 +13,7 @@ use prometheus_client::registry::Registry;
 
 use super::{Labels, OTHER};
 use crate::cluster::model::PolicyKey;
-use crate::flow::Flow;
+use crate::flow::{Flow, Match};
 
 /// Policies that have series of their own.
 const MOST_POLICIES: usize = 200;
@@ -55,8 +55,8 @@ impl FlowMetrics {
         }
         let (verdict, action) = if is_drop { ("DROPPED", "dropped") } else { ("FORWARDED", "forwarded") };
         self.processed.get_or_create(&processed("PolicyVerdict", verdict, protocol)).inc();
-        let labels =
-            [("direction", direction), ("match", "none"), ("action", action)].map(|(name, value)| (name, value.into()));
+        let labels = [("direction", direction), ("match", match_name(flow.matched)), ("action", action)]
+            .map(|(name, value)| (name, value.into()));
         self.verdicts.get_or_create(&labels.to_vec()).inc();
         if is_drop {
             self.dropped(flow, protocol, 1);
@@ -87,6 +87,17 @@ fn processed(kind: &str, verdict: &str, protocol: &str) -> Labels {
     [("type", kind), ("subtype", ""), ("verdict", verdict), ("protocol", protocol)]
         .map(|(name, value)| (name, value.to_owned()))
         .to_vec()
+}
+
+/// As Cilium's monitor writes a match in lower case.
+const fn match_name(matched: Match) -> &'static str {
+    match matched {
+        Match::None => "none",
+        Match::Peer => "l3-only",
+        Match::PeerAndPort => "l3-l4",
+        Match::Port => "l4-only",
+        Match::All => "all",
+    }
 }
 
 /// Whether policy said so of this packet itself.

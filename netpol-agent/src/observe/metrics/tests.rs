@@ -14,7 +14,7 @@ use crate::cluster::ClusterState;
 use crate::cluster::model::PolicyKey;
 use crate::datapath::desired::DesiredDatapath;
 use crate::datapath::store::SlotCounters;
-use crate::flow::End;
+use crate::flow::{End, Headers, Match, Who};
 use crate::observe::answer::{KindReport, PodCounts, ProblemCounts, SourceReport};
 use crate::observe::health::HealthAddress;
 
@@ -39,7 +39,8 @@ impl Reader for Growing {
 }
 
 fn denied(policy: &str) -> Flow {
-    let end = |ip: &str| End { ip: Some(ip.parse().unwrap()), port: Some(80), pod: None };
+    let end =
+        |ip: &str| End { ip: Some(ip.parse().unwrap()), port: Some(80), pod: None, who: Who::default(), service: None };
     Flow {
         time: SystemTime::UNIX_EPOCH,
         pod: None,
@@ -56,6 +57,10 @@ fn denied(policy: &str) -> Flow {
         length: 60,
         suppressed: 4,
         ifindex: 1,
+        allowed_by: Vec::new(),
+        matched: Match::None,
+        headers: Headers::default(),
+        slot: 1,
     }
 }
 

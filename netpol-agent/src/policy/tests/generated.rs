@@ -137,6 +137,7 @@ fn pod_number(pod: usize) -> impl Strategy<Value = Pod> {
             node: "".into(),
             host_network,
             terminal,
+            workload: None,
         },
     )
 }

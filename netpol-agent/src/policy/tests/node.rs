@@ -209,6 +209,7 @@ pub(super) fn pod(name: &str, addresses: &str, words: &str) -> Pod {
         node: "".into(),
         host_network: false,
         terminal: false,
+        workload: None,
     }
 }
 

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::Identity;
 use super::kinds::Kind;
 use super::names::{is_dns_label, is_dns_subdomain, is_label_key, is_label_value};
+use super::owner::Owner;
 use super::report::{Report, child, quote, show, suggestion, typed};
 use crate::cluster::model::{Labels, ObjectKey, ObjectRef, ObjectVersion};
 
@@ -24,6 +25,8 @@ pub(super) struct Head {
     pub(super) static_uid: String,
     /// If the API server has been there.
     pub(super) version: Option<ObjectVersion>,
+    /// What made it: its controller.
+    pub(super) owner: Option<Owner>,
     /// Whether the labels (and all else) are as written.
     pub(super) sound: bool,
 }
@@ -56,13 +59,14 @@ pub(super) fn head(
     let sound = unknown_fields(report, kind, meta, effect)?;
     let key = ObjectKey::new(&namespace, &name);
     let (uid, static_uid) = (String::new(), String::new());
-    let mut head = Head { key, labels: Labels::new(), uid, static_uid, version: None, sound };
+    let mut head = Head { key, labels: Labels::new(), uid, static_uid, version: None, owner: None, sound };
     report.name(head.reference(kind).to_string());
     // Labels of policies and services are nobody's business.
     let labels_count = matches!(kind, Kind::Pod | Kind::Namespace);
     match typed::<ObjectMeta>("metadata", object.get("metadata").unwrap_or(&Value::Null)) {
         Ok(read) => {
             head.uid = read.value.uid.unwrap_or_default();
+            head.owner = Owner::of(read.value.generate_name, read.value.owner_references);
             head.static_uid = read.value.annotations.and_then(|mut all| all.remove(CONFIG_HASH)).unwrap_or_default();
             let uid = Some(head.uid.as_str()).filter(|uid| !uid.is_empty());
             head.version = uid.zip(read.value.generation).map(|(uid, generation)| {

@@ -11,6 +11,7 @@
 mod head;
 mod kinds;
 mod names;
+mod owner;
 mod peer;
 mod pod;
 mod policy;

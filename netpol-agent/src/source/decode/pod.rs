@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::Head;
 use super::names::is_port_name;
+use super::owner::workload;
 use super::port::{PORT_NAME_SYNTAX, number, protocol_of};
 use super::report::{Report, child, index, quote};
 use super::section::{read_section, stray_fields};
@@ -57,6 +58,7 @@ pub(super) fn pod(report: &mut Report, head: Head, object: &Map<String, Value>) 
         key: head.key,
         uid: head.uid.into(),
         static_uid: head.static_uid.into(),
+        workload: head.owner.and_then(|owner| workload(&owner, &head.labels)),
         labels: Arc::new(head.labels),
         addresses,
         named_ports: named_ports(report, &spec),

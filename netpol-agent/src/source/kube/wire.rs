@@ -216,6 +216,20 @@ struct Meta {
     labels: Option<BTreeMap<String, String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     annotations: Option<Annotations>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    generate_name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    owner_references: Option<Vec<Owner>>,
+}
+
+#[derive(Deserialize, Serialize)]
+struct Owner {
+    #[serde(default)]
+    kind: String,
+    #[serde(default)]
+    name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    controller: Option<bool>,
 }
 
 #[derive(Deserialize, Serialize)]

@@ -25,6 +25,7 @@ pub(super) const CASES: &[Case] = &[
     case!(a_syn_ack_or_reset_opens_nothing_even_where_policy_allows),
     case!(a_packet_in_mid_stream_is_picked_up_where_policy_allows),
     case!(strict_mode_refuses_mid_stream, flags(Config::STRICT_TCP)),
+    case!(new_flows_are_told_of_if_that_is_asked_for, flags(Config::TELL_ALLOWED | Config::TELL_UNPOLICED)),
     case!(a_full_table_cuts_nothing_that_policy_allows, host_only("an LRU makes room; it is never full")),
     case!(a_group_that_the_pod_listens_to_opens_no_flow),
 ];
@@ -45,6 +46,22 @@ fn a_syn_that_policy_allows_opens_an_unanswered_flow(play: &mut Play<'_>) -> Res
     let word = FlowWord::new(FlowState::Opening, Direction::Ingress, 0, play.policy.revision());
     ensure!(flow.word == word && place == Place::Unanswered, "{flow:?} {place:?}");
     play.gets(&talk.back(SYN), Reason::Established)
+}
+
+fn new_flows_are_told_of_if_that_is_asked_for(play: &mut Play<'_>) -> Result<()> {
+    let talk = play.tcp_in(play.cast.stranger, SHUT);
+    play.gets(&talk.back(SYN), Reason::NotIsolated)?;
+    play.isolate(Isolation::Both);
+    let talk = play.tcp_in(play.cast.client, WEB);
+    play.gets(&talk.back(SYN), Reason::AllowedByPolicy)?;
+    play.sends(&talk.out(SYN_ACK), Reason::Reply)?;
+    play.gets(&talk.back(ACK), Reason::Established)?;
+    play.gets(&play.tcp_in(play.cast.stranger, WEB).back(SYN), Reason::PolicyDenied)?;
+    let told: Vec<(Reason, u16)> = play.reports.iter().map(|report| (report.reason, report.policy)).collect();
+    let expected =
+        [(Reason::NotIsolated, 0), (Reason::AllowedByPolicy, INGRESS_POLICY), (Reason::PolicyDenied, INGRESS_POLICY)];
+    ensure!(told == expected, "{told:?}");
+    Ok(())
 }
 
 fn a_syn_that_policy_does_not_allow_leaves_nothing(play: &mut Play<'_>) -> Result<()> {

@@ -1,0 +1,183 @@
+//! Where the API is served: a unix socket for this node's root, and TCP if asked for, with TLS and client certificates.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, UnixListener};
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tonic::transport::server::Router;
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+
+use super::Hub;
+use super::peers::Address;
+use super::proto::DESCRIPTORS;
+use super::proto::observer::observer_server::ObserverServer;
+use super::proto::peer::peer_server::PeerServer;
+use super::service::Services;
+
+/// The service that `hubble status` asks the health of.
+const HEALTH_NAME: &str = "hubble.server.Observer";
+/// A client that does not answer a ping for so long is gone.
+const PING_EVERY: Duration = Duration::from_secs(60);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Requests that one connection may have under way.
+const STREAMS: u32 = 64;
+
+/// Why the API cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The socket.
+    #[error("cannot make the socket {}", path.display())]
+    Socket {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The address.
+    #[error("cannot listen on {address}")]
+    Bind {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file of the TLS configuration.
+    #[error("cannot read {}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// What is in it.
+    #[error("cannot use the certificate and key")]
+    Tls(#[source] tonic::transport::Error),
+    /// The descriptors that the build made.
+    #[error("cannot serve reflection")]
+    Reflection(#[source] tonic_reflection::server::Error),
+}
+
+/// Certificate, key and whose clients are let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// PEM file of the certificate (and those between it and the root).
+    pub certificate: PathBuf,
+    /// PEM file of its key.
+    pub key: PathBuf,
+    /// PEM file of the authority that clients must have theirs of; none lets everybody in.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Served until this is dropped.
+#[derive(Debug)]
+pub struct Served {
+    task: JoinHandle<()>,
+    socket: Option<PathBuf>,
+    address: Option<SocketAddr>,
+}
+
+impl Served {
+    /// The address, with the port that was chosen.
+    #[must_use]
+    pub const fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.task.abort();
+        if let Some(path) = &self.socket
+            && let Err(error) = fs::remove_file(path)
+        {
+            tracing::debug!(path = %path.display(), %error, "cannot remove the socket");
+        }
+    }
+}
+
+/// Serves on a unix socket that only its owner may use, in place of one that nobody serves any more.
+///
+/// # Errors
+/// If the socket cannot be made there.
+pub fn on_socket(path: &Path, hub: Arc<Hub>, address: Address) -> Result<Served, ListenError> {
+    let router = router(Server::builder(), hub, address)?;
+    let bound = bind(path).map_err(|source| ListenError::Socket { path: path.to_owned(), source })?;
+    let task = tokio::spawn(async move {
+        if let Err(error) = router.serve_with_incoming(UnixListenerStream::new(bound)).await {
+            tracing::error!(%error, "flows are served on the unix socket no more");
+        }
+    });
+    Ok(Served { task, socket: Some(path.to_owned()), address: None })
+}
+
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves on TCP.
+///
+/// # Errors
+/// If the address is taken, or the certificate cannot be used.
+pub async fn on_address(address: SocketAddr, tls: Option<&TlsFiles>, hub: Arc<Hub>) -> Result<Served, ListenError> {
+    let mut server = Server::builder();
+    if let Some(files) = tls {
+        server = server.tls_config(tls_config(files)?).map_err(ListenError::Tls)?;
+    }
+    let failed = |source| ListenError::Bind { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    let router = router(server, hub, Address { port: bound.port(), tls: tls.is_some() })?;
+    let task = tokio::spawn(async move {
+        if let Err(error) = router.serve_with_incoming(TcpListenerStream::new(listener)).await {
+            tracing::error!(%error, "flows are served on TCP no more");
+        }
+    });
+    Ok(Served { task, socket: None, address: Some(bound) })
+}
+
+fn tls_config(files: &TlsFiles) -> Result<ServerTlsConfig, ListenError> {
+    let read = |path: &PathBuf| fs::read(path).map_err(|source| ListenError::File { path: path.clone(), source });
+    let identity = Identity::from_pem(read(&files.certificate)?, read(&files.key)?);
+    let mut config = ServerTlsConfig::new().identity(identity);
+    if let Some(authority) = &files.client_ca {
+        config = config.client_ca_root(Certificate::from_pem(read(authority)?));
+    }
+    Ok(config)
+}
+
+/// All services, on a server.
+fn router(server: Server, hub: Arc<Hub>, address: Address) -> Result<Router, ListenError> {
+    let services = Services { hub, address };
+    let (health, health_server) = tonic_health::server::health_reporter();
+    tokio::spawn(async move { health.set_service_status(HEALTH_NAME, tonic_health::ServingStatus::Serving).await });
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    Ok(server
+        .http2_keepalive_interval(Some(PING_EVERY))
+        .http2_keepalive_timeout(Some(PING_TIMEOUT))
+        .max_concurrent_streams(STREAMS)
+        .add_service(ObserverServer::new(services.clone()))
+        .add_service(PeerServer::new(services))
+        .add_service(health_server)
+        .add_service(reflection().build_v1().map_err(ListenError::Reflection)?)
+        .add_service(reflection().build_v1alpha().map_err(ListenError::Reflection)?))
+}
