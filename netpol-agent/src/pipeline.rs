@@ -23,7 +23,7 @@ use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use self::asking::Asking;
+use self::asking::{Answer, Asking};
 use self::attach::Waiting;
 use self::feed::Feed;
 use self::flows::Flows;
@@ -38,6 +38,7 @@ use crate::datapath::flows::FlowTables;
 use crate::datapath::housekeeping::Housekeeper;
 use crate::datapath::jiffies::Jiffies;
 use crate::datapath::loader::{self, Datapath};
+use crate::datapath::pins::PinLock;
 use crate::enforcer::Enforcer;
 use crate::flow::export::Exporter;
 use crate::node::{Node, NodeConfig, NodeView};
@@ -89,6 +90,16 @@ struct Pipeline {
     metering: Metering,
 }
 
+/// What the loop waits for beside the pipeline's own parts, and what lives as long as the agent.
+struct Inbox {
+    ring: EventRing,
+    calls: mpsc::Receiver<Call>,
+    asked: mpsc::Receiver<Answer>,
+    _admin: Admin,
+    _health: Option<HealthServer>,
+    _lock: PinLock,
+}
+
 /// Runs the agent until SIGTERM or Ctrl-C.
 ///
 /// # Errors
@@ -96,27 +107,45 @@ struct Pipeline {
 pub async fn run(args: &RunArgs) -> Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let feed = Feed::open(args).await?;
-    let started = Instant::now();
-    let datapath = loader::open(&start::load_options(args)?)?;
-    tracing::debug!(took = ?started.elapsed(), adopted = datapath.adopted, abi = ABI_VERSION, "programs verified");
-    warn_of_what_was_kept(&datapath);
-    if let Some(log) = datapath.debug_log {
-        tokio::spawn(log);
+    let (mut pipeline, mut inbox) = assemble(args).await?;
+    let retire = tokio::select! {
+        biased;
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        retire = pipeline.serve(&mut inbox) => Some(retire?),
+    };
+    if let Some(answer) = retire {
+        // Its installer and its hooks must not bring back what is being removed.
+        let vitals = pipeline.end();
+        retire::retire(&args.places(), answer)?;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = retire::idle(&mut inbox.calls, &vitals) => {}
+        }
+    } else {
+        tracing::info!("stopping; what is enforced stays in force (remove it with `netpol-agent cleanup`)");
     }
+    Ok(ExitCode::from(EXIT_OK))
+}
+
+/// Opens everything, enforces what is known already, and serves the socket.
+async fn assemble(args: &RunArgs) -> Result<(Pipeline, Inbox)> {
+    let feed = Feed::open(args).await?;
+    let datapath = open_datapath(args)?;
     let metering = Metering::start(args, &datapath.pins).await?;
     let housekeeper = Housekeeper::open(&datapath.pins, datapath.config, clock_of_programs()?)?;
     keep_house(housekeeper, metering.metrics.clone());
-    let flows = FlowTables::open(&datapath.pins, datapath.config, clock_of_programs()?)?;
+    let flow_tables = FlowTables::open(&datapath.pins, datapath.config, clock_of_programs()?)?;
     let node_config = NodeConfig { pod_interfaces: args.pod_interfaces.clone() };
-    let mut ring = EventRing::new(datapath.events).context("cannot wait on the event ring")?;
+    let ring = EventRing::new(datapath.events).context("cannot wait on the event ring")?;
     let hooks = Hooks::new(datapath.programs, datapath.pins, args.attach);
-    let (asking, mut asked) = Asking::new();
+    let (asking, asked) = Asking::new();
     let (vitals, watched) = watch::channel(Vitals::default());
     let _health = HealthServer::start(args.health_address, watched).await?;
-    let policy_events = feed.client().map(|client| PolicyEvents::start(client, &args.node));
-    let named_flows = Flows::start(args, feed.client(), metering.metrics.clone()).await?;
     let mut pipeline = Pipeline {
+        policy_events: feed.client().map(|client| PolicyEvents::start(client, &args.node)),
+        flows: Flows::start(args, feed.client(), metering.metrics.clone()).await?,
         feed,
         begun: false,
         adopted: datapath.adopted,
@@ -132,58 +161,31 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
         node_name: args.node.clone(),
         enforce_own_node: args.enforce_own_node,
         node: Node::start(&node_config).await?,
-        enforcer: start::enforcer(args, (datapath.store, flows), hooks, datapath.others)?,
-        flows: named_flows,
+        enforcer: start::enforcer(args, (datapath.store, flow_tables), hooks, datapath.others)?,
         preflight: Vec::new(),
         vitals,
-        policy_events,
         metering,
     };
     pipeline.look_for_others(args).await;
     pipeline.recall()?;
     pipeline.attachments.set_strangers(pipeline.strangers());
     pipeline.reload().await;
-    let (calls, mut called) = mpsc::channel(16);
-    let _admin = Admin::start(&args.socket, calls)
+    let (sender, calls) = mpsc::channel(16);
+    let _admin = Admin::start(&args.socket, sender)
         .with_context(|| format!("cannot make the socket {}; give another with --socket", args.socket.display()))?;
-    let mut retry = tokio::time::interval(RETRY);
-    let retire = loop {
-        if pipeline.begun && pipeline.installer.is_none() {
-            pipeline.install_plugin();
-        }
-        pipeline.beat();
-        tokio::select! {
-            biased;
-            _ = terminate.recv() => break None,
-            _ = interrupt.recv() => break None,
-            Some(call) = called.recv() => if let Some(answer) = pipeline.answer(call).await {
-                break Some(answer);
-            },
-            () = pipeline.feed.changed() => pipeline.reload().await,
-            Some(pod) = asked.recv() => pipeline.take_asked(pod),
-            () = installer_changed(&mut pipeline.installer) => pipeline.tell_problems(),
-            () = pipeline.node.changed() => pipeline.enforce(),
-            records = ring.next() => {
-                pipeline.flows.take(records.context("cannot wait on the event ring")?, &pipeline.enforcer);
-            }
-            _ = retry.tick() => pipeline.retry(),
-        }
-    };
-    if let Some(answer) = retire {
-        // Its installer and its hooks must not bring back what is being removed.
-        let vitals = pipeline.end();
-        retire::retire(&args.places(), answer)?;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            () = retire::idle(&mut called, &vitals) => {}
-        }
-        drop(datapath.lock);
-        return Ok(ExitCode::from(EXIT_OK));
+    Ok((pipeline, Inbox { ring, calls, asked, _admin, _health, _lock: datapath.lock }))
+}
+
+/// Loads the programs, and says what was kept of what an earlier agent left.
+fn open_datapath(args: &RunArgs) -> Result<Datapath> {
+    let started = Instant::now();
+    let mut datapath = loader::open(&start::load_options(args)?)?;
+    tracing::debug!(took = ?started.elapsed(), adopted = datapath.adopted, abi = ABI_VERSION, "programs verified");
+    warn_of_what_was_kept(&datapath);
+    if let Some(log) = datapath.debug_log.take() {
+        tokio::spawn(log);
     }
-    tracing::info!("stopping; what is enforced stays in force (remove it with `netpol-agent cleanup`)");
-    drop(datapath.lock);
-    Ok(ExitCode::from(EXIT_OK))
+    Ok(datapath)
 }
 
 fn clock_of_programs() -> Result<Jiffies> {
@@ -222,6 +224,31 @@ fn warn_of_what_was_kept(datapath: &Datapath) {
 }
 
 impl Pipeline {
+    /// The loop; it ends when somebody wants the agent to retire, who is to be answered.
+    async fn serve(&mut self, inbox: &mut Inbox) -> Result<oneshot::Sender<Value>> {
+        let mut retry = tokio::time::interval(RETRY);
+        loop {
+            if self.begun && self.installer.is_none() {
+                self.install_plugin();
+            }
+            self.beat();
+            tokio::select! {
+                biased;
+                Some(call) = inbox.calls.recv() => if let Some(answer) = self.answer(call).await {
+                    return Ok(answer);
+                },
+                () = self.feed.changed() => self.reload().await,
+                Some(pod) = inbox.asked.recv() => self.take_asked(pod),
+                () = installer_changed(&mut self.installer) => self.tell_problems(),
+                () = self.node.changed() => self.enforce(),
+                records = inbox.ring.next() => {
+                    self.flows.take(records.context("cannot wait on the event ring")?, &self.enforcer);
+                }
+                _ = retry.tick() => self.retry(),
+            }
+        }
+    }
+
     /// Ends everything that acts by itself; what health says goes on.
     fn end(self) -> watch::Sender<Vitals> {
         self.vitals

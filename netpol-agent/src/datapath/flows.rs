@@ -21,6 +21,9 @@ use super::pins::PinDir;
 use super::seed::{Replay, Seed, Seeds};
 use super::store::{OpenError, Pinned};
 
+/// Which of a slot's heads is a ring's.
+type Head = fn(&mut RingHeads) -> &mut u32;
+
 /// Places that are looked at for one entry.
 const PLACES: u32 = 4;
 /// How often what was planted is looked through again.
@@ -55,7 +58,7 @@ where
 {
     entries: HashMap<MapData, FlowKey<A>, Flow>,
     ring: Array<MapData, FlowKey<A>>,
-    head: fn(&mut RingHeads) -> &mut u32,
+    head: Head,
 }
 
 /// What became of seeds.
@@ -277,7 +280,7 @@ fn plant_backend(
         return Ok(());
     }
     let is_free = |_, key: &BackendKey| Ok(present(table.get(key, 0))?.is_none());
-    let head: fn(&mut RingHeads) -> &mut u32 = |heads| &mut heads.backends;
+    let head: Head = |heads| &mut heads.backends;
     let Some(number) = take_place(heads, (&*ring, head), key.slot, is_free)? else { return Ok(()) };
     match table.insert(key, backend, NEW) {
         Err(error) if is(&error, libc::EEXIST) || is(&error, libc::E2BIG) => Ok(()),
@@ -289,7 +292,7 @@ fn plant_backend(
 /// The number of a free place in a slot's stretch of a ring, and the head behind it; none if the next few are taken.
 fn take_place<K: Pod>(
     heads: &mut Array<MapData, RingHeads>,
-    (ring, head): (&Array<MapData, K>, fn(&mut RingHeads) -> &mut u32),
+    (ring, head): (&Array<MapData, K>, Head),
     slot: u16,
     is_free: impl Fn(u32, &K) -> Result<bool, MapError>,
 ) -> Result<Option<u32>, MapError> {
