@@ -3,25 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::Parser as _;
 use netpol_agent::access::{self, Access};
 use netpol_agent::cli::{Cli, Command};
 use netpol_agent::client;
 use netpol_tests::chart::{self, Answer, Helm, Object, Rendered, Request, access_faults};
 use netpol_tests::level;
 use serde_json::{Value, json};
-
-/// Flags that the chart knows ahead of the agent: they come with flows and metrics. Each is behind a value that is off by
-/// default; a flag that the agent has is to be taken off this list.
-const AWAITED: &[&str] = &[
-    "--flows",
-    "--hubble-address",
-    "--hubble-socket",
-    "--hubble-tls-cert",
-    "--hubble-tls-client-ca",
-    "--hubble-tls-key",
-    "--metrics-address",
-];
 
 /// A value other than the default for each path in values.yaml, with what must be there for it to matter.
 const OTHER: &[(&str, &str, &str)] = &[
@@ -303,23 +291,13 @@ fn the_agent_understands_every_flag() {
     let Some(bench) = &*BENCH else { return };
     let renderings = [&bench.default].into_iter().chain(bench.examples.values());
     for rendered in renderings.chain(bench.changed.values().flat_map(|(without, with)| [without, with])) {
-        let (mut arguments, has) = (rendered.arguments().unwrap(), flags_of_run());
-        arguments.retain(|it| {
-            let flag = it.split('=').next().unwrap_or_default();
-            has.contains(flag) || !AWAITED.contains(&flag)
-        });
+        let arguments = rendered.arguments().unwrap();
         let command = rendered.agent().unwrap()["command"][0].as_str().unwrap().to_owned();
         assert_eq!(command, "/netpol-agent");
         let parsed = Cli::try_parse_from([command].into_iter().chain(arguments.clone()));
         let parsed = parsed.unwrap_or_else(|error| panic!("{arguments:?}: {error}"));
         assert!(matches!(parsed.command, Command::Run(run) if run.manifests.is_none()));
     }
-}
-
-fn flags_of_run() -> BTreeSet<String> {
-    let cli = Cli::command();
-    let run = cli.find_subcommand("run").unwrap();
-    run.get_arguments().filter_map(|it| it.get_long()).map(|name| format!("--{name}")).collect()
 }
 
 #[test]
@@ -456,4 +434,13 @@ fn chart_and_programs_are_of_one_version() {
         (&chart["version"], &chart["appVersion"]),
         (&json!(env!("CARGO_PKG_VERSION")), &json!(env!("CARGO_PKG_VERSION")))
     );
+}
+
+#[test]
+fn the_chart_carries_the_dashboard_and_the_alerts_that_are_tested() {
+    let deploy = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+    let read = |path: &str| std::fs::read_to_string(deploy.join(path)).unwrap();
+    assert_eq!(read("helm/netpol/files/dashboards/netpol.json"), read("monitoring/dashboard.json"));
+    let yaml = |path: &str| serde_saphyr::from_str::<serde_json::Value>(&read(path)).unwrap();
+    assert_eq!(yaml("helm/netpol/files/rules/netpol.yaml"), yaml("monitoring/alerts.yaml")["spec"]);
 }
