@@ -1,5 +1,7 @@
 //! The Helm chart and what is made from it: renders, fits Kubernetes' types, and says to the agent what the agent understands.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 

@@ -1,6 +1,6 @@
 //! The plugin as a process, against an agent that answers, does not, or goes away. (What needs interfaces is in `netns_cni`.)
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
 
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;

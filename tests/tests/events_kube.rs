@@ -1,7 +1,5 @@
 //! Events on policies that are not enforced as written, against the double of the API server.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
-
 use std::time::{Duration, Instant};
 
 use netpol_agent::observe::events_kube::{PolicyEvents, Trouble, Troubles};

@@ -1,6 +1,8 @@
 //! `netpol explain` on every cell of every suite: it says what the suite says, its two judges agree on each, and on a
 //! sample its hints, applied, let the flow through.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 use std::cell::Cell;
 use std::rc::Rc;
 

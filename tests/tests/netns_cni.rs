@@ -1,7 +1,7 @@
 //! Debian's `bridge`, `portmap`, `ptp` and `host-local` with our plugin behind them, run as a container runtime runs them, and
 //! a fake agent that says what it was told.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};

@@ -231,6 +231,7 @@ fn pods_that_come_and_go_leave_nothing_behind() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story, step by step")]
 fn whoever_is_killed_at_any_step_nothing_is_wrong_and_nothing_is_left() {
     if !has_agent() {
         return;

@@ -1,7 +1,7 @@
 //! The first agent on nodes whose pods are at work: what policy allows does not lose a packet, what it does not allow ends, and
 //! `--dry-run` has named exactly that before.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

@@ -1,6 +1,6 @@
 //! Agents that follow an API server, pods that come by way of CNI plugins: the whole of a node but the kubelet itself.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -80,7 +80,7 @@ impl Site {
         sandbox
     }
 
-    fn ask(&self, from: &str, to: &str, transport: Transport, ipv6: bool, limit: Duration) -> Outcome {
+    fn ask(&self, from: &str, to: &str, (transport, ipv6): (Transport, bool), limit: Duration) -> Outcome {
         let probe = Probe::new(&self.cluster, from, (to, transport, PORT), ipv6).unwrap();
         self.cluster.probe(&probe, limit).unwrap()
     }
@@ -88,12 +88,12 @@ impl Site {
     /// Every way from one place to another.
     fn reaches(&self, from: &str, to: &str) -> Vec<Outcome> {
         let ways = [Transport::Tcp, Transport::Udp].into_iter().flat_map(|way| [(way, false), (way, true)]);
-        ways.map(|(way, ipv6)| self.ask(from, to, way, ipv6, PATIENCE)).collect()
+        ways.map(|(way, ipv6)| self.ask(from, to, (way, ipv6), PATIENCE)).collect()
     }
 
     fn is_refused(&self, from: &str, to: &str) -> bool {
         let ways = [Transport::Tcp, Transport::Udp].into_iter().flat_map(|way| [(way, false), (way, true)]);
-        ways.into_iter().all(|(way, ipv6)| self.ask(from, to, way, ipv6, SILENCE) == Outcome::Silence)
+        ways.into_iter().all(|(way, ipv6)| self.ask(from, to, (way, ipv6), SILENCE) == Outcome::Silence)
     }
 }
 
@@ -138,7 +138,8 @@ fn verdicts_on_a_node_are_right_from_packet_one_before_any_status_says_an_addres
         let key = |namespace: &str, name: &str| format!("{namespace}/{name}");
         // The very first packet of each: a SYN that is lost is not sent again within the time of a silence.
         for (transport, ipv6) in [(Transport::Tcp, false), (Transport::Udp, true)] {
-            let outcome = site.ask(&key("shop", &from), &key("shop", &to), transport, ipv6, Duration::from_millis(900));
+            let outcome =
+                site.ask(&key("shop", &from), &key("shop", &to), (transport, ipv6), Duration::from_millis(900));
             assert_eq!(outcome, Outcome::Answered, "round {round}, {transport:?}");
         }
         assert!(site.is_refused(&key("other", &other), &key("shop", &to)));
@@ -161,13 +162,14 @@ fn a_remote_peer_counts_soon_after_its_address_is_visible() {
         let spec = client(&format!("client{round}"));
         let sandbox = site.start(0, &spec);
         assert_eq!(
-            site.ask(&spec.key(), "shop/server", Transport::Udp, false, SILENCE),
+            site.ask(&spec.key(), "shop/server", (Transport::Udp, false), SILENCE),
             Outcome::Silence,
             "not known there yet"
         );
         let visible = Instant::now();
         site.kubelets[0].report(&sandbox);
-        while site.ask(&spec.key(), "shop/server", Transport::Udp, false, Duration::from_millis(5)) != Outcome::Answered
+        while site.ask(&spec.key(), "shop/server", (Transport::Udp, false), Duration::from_millis(5))
+            != Outcome::Answered
         {
             assert!(visible.elapsed() < PATIENCE, "{} never counts", spec.key());
         }

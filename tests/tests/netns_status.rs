@@ -1,7 +1,7 @@
 //! `netpol` as people use it: every command by socket and through the API server's exec, tables and JSON, and what it says
 //! when something is not there.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

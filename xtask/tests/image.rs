@@ -3,7 +3,6 @@
 //! `--check-reproducible`, which takes as long as two builds.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
-#![expect(clippy::indexing_slicing, reason = "likewise")]
 
 use std::collections::BTreeMap;
 use std::fs;

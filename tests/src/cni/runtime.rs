@@ -36,6 +36,9 @@ pub struct CniError {
     pub message: String,
 }
 
+/// What a call is about: the container, the result so far, and more keys of the input.
+type About<'a> = (Option<&'a Container>, &'a Value, &'a [(&'a str, Value)]);
+
 /// A container as its runtime tells plugins of it.
 #[derive(Clone, Debug)]
 pub struct Container {
@@ -117,7 +120,7 @@ impl Runtime<'_> {
     pub fn add(&self, network: &Network, container: &Container) -> Result<Value> {
         let mut result = Value::Null;
         for plugin in &network.plugins {
-            let finished = self.call("ADD", network, plugin, (Some(container), &result), &[])?;
+            let finished = self.call("ADD", network, plugin, (Some(container), &result, &[]))?;
             result = finished.json()?;
             let version = result.get("cniVersion").and_then(Value::as_str).unwrap_or_default();
             ensure!(version == network.version, "{:?} answered in version {version:?}", plugin.get("type"));
@@ -133,7 +136,7 @@ impl Runtime<'_> {
     pub fn del(&self, network: &Network, container: &Container) -> Result<()> {
         let cached = if network.version.as_str() >= "0.4.0" { self.cached(network, container)? } else { Value::Null };
         for plugin in network.plugins.iter().rev() {
-            self.call("DEL", network, plugin, (Some(container), &cached), &[])?;
+            self.call("DEL", network, plugin, (Some(container), &cached, &[]))?;
         }
         match fs::remove_file(self.cache_file(network, container)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
@@ -152,7 +155,7 @@ impl Runtime<'_> {
         }
         let cached = self.cached(network, container)?;
         for plugin in &network.plugins {
-            self.call("CHECK", network, plugin, (Some(container), &cached), &[])?;
+            self.call("CHECK", network, plugin, (Some(container), &cached, &[]))?;
         }
         Ok(())
     }
@@ -165,7 +168,7 @@ impl Runtime<'_> {
         let valid: Vec<Value> = valid.iter().map(|it| json!({ "containerID": it.id, "ifname": it.ifname })).collect();
         let more = [("cni.dev/valid-attachments", json!(valid)), ("cni.dev/attachments", json!(valid))];
         for plugin in &network.plugins {
-            self.call("GC", network, plugin, (None, &Value::Null), &more)?;
+            self.call("GC", network, plugin, (None, &Value::Null, &more))?;
         }
         Ok(())
     }
@@ -176,7 +179,7 @@ impl Runtime<'_> {
     /// A [`CniError`] if a plugin could not.
     pub fn status(&self, network: &Network) -> Result<()> {
         for plugin in &network.plugins {
-            self.call("STATUS", network, plugin, (None, &Value::Null), &[])?;
+            self.call("STATUS", network, plugin, (None, &Value::Null, &[]))?;
         }
         Ok(())
     }
@@ -193,7 +196,7 @@ impl Runtime<'_> {
         (container, previous): (Option<&Container>, &Value),
     ) -> Result<Call> {
         let found = network.plugins.iter().find(|it| it.get("type").and_then(Value::as_str) == Some(plugin));
-        self.prepared(verb, network, found.context("no such plugin in the chain")?, (container, previous), &[])
+        self.prepared(verb, network, found.context("no such plugin in the chain")?, (container, previous, &[]))
     }
 
     /// Where the result of a container is kept.
@@ -207,8 +210,7 @@ impl Runtime<'_> {
         verb: &str,
         network: &Network,
         plugin: &Map<String, Value>,
-        (container, previous): (Option<&Container>, &Value),
-        more: &[(&str, Value)],
+        (container, previous, more): About<'_>,
     ) -> Result<Call> {
         let kind = plugin.get("type").and_then(Value::as_str).context("a plugin has a type")?;
         let mut places = self.path.iter().map(|directory| directory.join(kind));
@@ -237,15 +239,8 @@ impl Runtime<'_> {
         Ok(call.input(serde_json::to_vec(&input)?))
     }
 
-    fn call(
-        &self,
-        verb: &str,
-        network: &Network,
-        plugin: &Map<String, Value>,
-        about: (Option<&Container>, &Value),
-        more: &[(&str, Value)],
-    ) -> Result<Finished> {
-        let finished = self.prepared(verb, network, plugin, about, more)?.run(Some(self.namespace))?;
+    fn call(&self, verb: &str, network: &Network, plugin: &Map<String, Value>, about: About<'_>) -> Result<Finished> {
+        let finished = self.prepared(verb, network, plugin, about)?.run(Some(self.namespace))?;
         if finished.status.success() {
             return Ok(finished);
         }

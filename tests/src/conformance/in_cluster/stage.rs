@@ -115,8 +115,8 @@ fn objects(work: &Work<'_>, image: &str) -> Result<Vec<Value>> {
     };
     let mut objects = Vec::new();
     for (namespace, labels) in &spec.namespaces {
-        let mut labels = json!(labels);
-        labels[MARK.0] = json!(MARK.1);
+        let mut labels = labels.clone();
+        labels.insert(MARK.0.to_owned(), MARK.1.to_owned());
         objects
             .push(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}}));
     }
@@ -170,11 +170,11 @@ fn label_patch(now: &Value, wanted: &Value) -> Option<Value> {
     if now == wanted {
         return None;
     }
-    let mut patch = wanted.clone();
+    let mut patch = wanted.as_object()?.clone();
     for gone in now.as_object()?.keys().filter(|key| wanted.get(key.as_str()).is_none()) {
-        patch[gone.as_str()] = Value::Null;
+        patch.insert(gone.clone(), Value::Null);
     }
-    Some(patch)
+    Some(Value::Object(patch))
 }
 
 fn name(text: &str) -> Option<Name> {
