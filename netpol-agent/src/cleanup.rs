@@ -1,7 +1,7 @@
 //! `netpol-agent cleanup`: leaves the node as it was before netpol. Also what an agent does that is asked to retire.
 //!
 //! In: where things are. Order, so that no pod is stuck on the way: first the CNI configuration and the plugin, by which new
-//! pods wait for the agent; then programs, maps and pins; then nftables' table, as nothing is deferred any more; then files.
+//! pods wait for the agent; then every pod's packets pass; then programs, maps and pins go; then nftables' table, as nothing is deferred any more; then files.
 //! Each part is tried even if an earlier one failed, and doing it twice is as good as once.
 
 use std::fs;
@@ -11,6 +11,7 @@ use std::path::Path;
 use crate::cli::CleanupArgs;
 use crate::cni::{install, records};
 use crate::datapath::pins::PinDir;
+use crate::datapath::store::KernelStore;
 use crate::datapath::{attach, backstop};
 use crate::problem::chain;
 
@@ -57,6 +58,15 @@ impl Work {
         match install::uninstall(&args.cni_conf_dir, &args.cni_bin_dir) {
             Ok(removed) => removed.iter().for_each(|path| tracing::info!(path = %path.display(), "removed")),
             Err(error) => self.failed.push(chain(&error)),
+        }
+        // Maps of another version, or none, are no obstacle: then hooks end as they are.
+        match KernelStore::open(pins) {
+            Ok(mut store) => {
+                if let Err(error) = store.let_all_pass() {
+                    tracing::warn!("{}", chain(&error));
+                }
+            }
+            Err(error) => tracing::debug!("{}", chain(&error)),
         }
         if let Err(error) = attach::cleanup(pins) {
             self.failed.push(chain(&error));

@@ -87,6 +87,13 @@ impl<'a> Traffic<'a> {
         Ok(traffic)
     }
 
+    /// Only what policy allows.
+    #[must_use]
+    pub fn without_forbidden(mut self) -> Self {
+        self.forbidden.clear();
+        self
+    }
+
     /// Runs `work` while all of it goes on.
     pub fn during<T>(&self, work: impl FnOnce() -> T) -> (T, Report) {
         let tally = Tally {

@@ -12,9 +12,12 @@ use netpol_tests::agent::confine::KEPT;
 use netpol_tests::container::Container;
 use netpol_tests::container::manifest::Settings;
 use netpol_tests::container::root::{PROGRAMS, Root};
-use netpol_tests::level::has_containers;
+use netpol_tests::level::{has_both_agents, has_containers};
+use netpol_tests::node::NODE;
+use netpol_tests::probe::SILENCE;
 use netpol_tests::shop::{Shop, case};
 use netpol_tests::table::Table;
+use netpol_tests::traffic::Traffic;
 use serde_json::Value;
 
 /// What users apply.
@@ -125,4 +128,60 @@ fn a_runtime_that_refuses_bpf_is_named_by_the_agent() {
     let error = container.start_agent().map(|agent: Agent| agent.stop()).unwrap_err();
     let told = format!("{error:#}");
     assert!(told.contains("BPF"), "{told}");
+}
+
+/// As kube-proxy has it on every node: conntrack knows the connections, those between pods of one bridge too.
+fn track_connections(shop: &Shop) {
+    let node = shop.node.node(NODE).unwrap().namespace();
+    node.set_sysctls(&[("bridge/bridge-nf-call-iptables", "1"), ("bridge/bridge-nf-call-ip6tables", "1")]).unwrap();
+    let rules =
+        "table inet tracking { chain forward { type filter hook forward priority 0; ct state invalid counter; }; }";
+    let output = node.enter(|| std::process::Command::new("nft").arg(rules).output()).unwrap().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+/// A connection that policy allows goes on through all of it; attempts that it forbids fail from install to uninstall.
+#[test]
+fn install_upgrade_roll_back_and_uninstall_with_traffic_counted_throughout() {
+    if !has_containers() || !has_both_agents() {
+        return;
+    }
+    let (shop, after) = shop();
+    shop.put_policies().unwrap();
+    track_connections(&shop);
+    let next = Root::of_next_version(&PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("next-image")).unwrap();
+    let [first, upgraded] = [root(), &next].map(|root| Container::prepare(&shop.node, root, &settings(), &[]).unwrap());
+    let everything = Traffic::of_the_shop(&shop).unwrap();
+    let allowed = Traffic::of_the_shop(&shop).unwrap().without_forbidden();
+
+    let (agent, installed) = allowed.during(|| {
+        let agent = first.start_agent().unwrap();
+        agent.sync().unwrap();
+        agent
+    });
+    assert_eq!(installed.lost, [""; 0], "install");
+    assert_measured(&shop, &after);
+
+    let (agent, changed) = everything.during(|| {
+        agent.stop().unwrap();
+        let agent = upgraded.start_agent().unwrap();
+        agent.sync().unwrap();
+        agent.stop().unwrap();
+        let agent = first.start_agent().unwrap();
+        agent.sync().unwrap();
+        agent
+    });
+    assert_eq!((&changed.lost[..], &changed.leaked[..]), (&[][..], &[][..]), "upgrade and roll back");
+    assert!(changed.exchanged > 0 && changed.refused > 0, "{changed:?}");
+    assert_measured(&shop, &after);
+
+    let ((), removed) = allowed.during(|| {
+        let told = first.exec(&["netpol", "cleanup", "--yes"]).unwrap();
+        assert!(told.status.success(), "{}", said(&told));
+        agent.stop().unwrap();
+    });
+    assert_eq!(removed.lost, [""; 0], "uninstall");
+    let open = Traffic::of_the_shop(&shop).unwrap();
+    let ((), now_open) = open.during(|| std::thread::sleep(SILENCE * 4));
+    assert!(!now_open.leaked.is_empty(), "nothing is policed any more: {now_open:?}");
 }

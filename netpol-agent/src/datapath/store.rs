@@ -16,8 +16,8 @@ use std::path::PathBuf;
 use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, lpm_trie};
 use ipnet::IpNet;
 use netpol_common::abi::{
-    AllowKey, AllowValue, Counter, CounterIndex, Direction, Endpoint, PORT_SET_BYTES, PolicyWord, PortRule, Reason,
-    TokenBucket, V4, V6, map,
+    AllowKey, AllowValue, Counter, CounterIndex, Direction, Endpoint, POLICY_NOT_ISOLATED, PORT_SET_BYTES, PolicyWord,
+    PortRule, Reason, TokenBucket, V4, V6, map,
 };
 
 pub use actual::{Actual, SlotCounters};
@@ -105,6 +105,22 @@ impl KernelStore {
     #[must_use]
     pub fn policy_word(&self, slot: u16) -> Option<PolicyWord> {
         self.words.load(usize::from(slot)).map(PolicyWord)
+    }
+
+    /// Lets every pod's packets pass, followed as before: for the end of netpol on a node. Hooks go one after the other, and a
+    /// hook whose fellow is gone would refuse the answers to what it did not see.
+    ///
+    /// # Errors
+    /// If there is no such slot, which cannot be.
+    pub fn let_all_pass(&mut self) -> Result<(), StoreError> {
+        for slot in (0..u16::MAX).take(self.slots()) {
+            let Some(word) = self.policy_word(slot) else { break };
+            if Direction::ALL.iter().any(|&direction| word.is_isolated(direction)) {
+                let open = PolicyWord::new(POLICY_NOT_ISOLATED, POLICY_NOT_ISOLATED, word.revision().wrapping_add(1));
+                self.write_policy_word(slot, open)?;
+            }
+        }
+        Ok(())
     }
 
     /// Moves a slot to another policy word.

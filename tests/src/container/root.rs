@@ -42,6 +42,22 @@ impl Root {
         }
     }
 
+    /// Another version of the image at `place`: that of this build with an agent whose maps are laid out otherwise.
+    ///
+    /// # Errors
+    /// If that agent is not built.
+    pub fn of_next_version(place: &Path) -> Result<Self> {
+        if place.exists() {
+            fs::remove_dir_all(place).with_context(|| format!("cannot remove {}", place.display()))?;
+        }
+        let agent = agent::Version::Next.binary()?;
+        place_file(&agent, &place.join("root/netpol-agent"))?;
+        for library in libraries(&agent)? {
+            place_file(&library, &place.join("root").join(library.strip_prefix("/").unwrap_or(&library)))?;
+        }
+        Self::of_this_build(place)
+    }
+
     /// Where it is.
     #[must_use]
     pub fn directory(&self) -> &Path {
