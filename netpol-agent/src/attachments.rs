@@ -15,6 +15,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::cluster::is_live;
 use crate::cluster::model::{ClusterEvent, Object, ObjectRef, Pod, PodKey};
 use crate::cni::protocol::{Attachment, AttachmentKey};
 use crate::node::view::NodeView;
@@ -194,9 +195,16 @@ impl Attachments {
         self.pods.get(&attachment.pod_key()).is_some_and(|pod| is_of(attachment, pod))
     }
 
-    /// Addresses that need not be looked for.
+    /// Addresses of pods of this node, or that may be, whose place nobody told: to be looked for.
     #[must_use]
-    pub fn addresses(&self) -> BTreeSet<IpAddr> {
+    pub fn unplaced(&self) -> BTreeSet<IpAddr> {
+        let pods = self.pods.values().filter(|pod| is_live(pod) && self.record_of(pod).is_none());
+        let recorded = self.addresses();
+        pods.flat_map(|pod| pod.addresses.iter().copied()).filter(|address| !recorded.contains(address)).collect()
+    }
+
+    /// Addresses that records tell the place of.
+    fn addresses(&self) -> BTreeSet<IpAddr> {
         self.records.values().flat_map(|record| record.attachment.addresses.iter().copied()).collect()
     }
 
@@ -243,7 +251,7 @@ impl Attachments {
     }
 
     fn is_here(&self, pod: &Pod) -> bool {
-        !pod.host_network && (self.node.is_empty() || pod.node == self.node)
+        !pod.host_network && (self.node.is_empty() || pod.node.is_empty() || pod.node == self.node)
     }
 
     /// The pod with the addresses that it has by the records.

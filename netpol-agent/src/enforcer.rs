@@ -135,13 +135,22 @@ impl Enforcer {
     /// Takes events in; [`Self::enforce`] carries them out.
     pub fn take(&mut self, events: impl IntoIterator<Item = ClusterEvent>) {
         for event in events {
-            self.roles_due |= matches!(
-                event,
-                ClusterEvent::Apply(Object::Pod(_) | Object::Service(_))
-                    | ClusterEvent::Delete(ObjectRef::Pod(_) | ObjectRef::Service(_))
-            );
+            self.roles_due |= self.concerns_roles(&event);
             self.compiler.apply(event);
             self.generation += 1;
+        }
+    }
+
+    /// True if what addresses are to this node may change: by services, by pods in nodes' networks and those that nodes' ports
+    /// lead to. Most pods are neither, and looking through all pods for each that changes would not scale.
+    fn concerns_roles(&self, event: &ClusterEvent) -> bool {
+        let concerns = |pod: &Pod| pod.host_network || !pod.host_ports.is_empty();
+        let known = |key: &PodKey| self.compiler.state().pod(key).is_some_and(|pod| concerns(pod));
+        match event {
+            ClusterEvent::Apply(Object::Pod(pod)) => concerns(pod) || known(&pod.key),
+            ClusterEvent::Delete(ObjectRef::Pod(key)) => known(key),
+            ClusterEvent::Apply(Object::Service(_)) | ClusterEvent::Delete(ObjectRef::Service(_)) => true,
+            ClusterEvent::Apply(_) | ClusterEvent::Delete(_) => false,
         }
     }
 
@@ -373,11 +382,6 @@ impl Enforcer {
     #[must_use]
     pub fn cluster(&self) -> &ClusterState {
         self.compiler.state()
-    }
-
-    /// Addresses that pods of this node may have.
-    pub fn candidate_addresses(&self, node: &str) -> BTreeSet<IpAddr> {
-        candidate_addresses(self.compiler.state(), node)
     }
 
     /// What the maps should hold.

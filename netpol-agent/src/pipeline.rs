@@ -334,10 +334,7 @@ impl Pipeline {
 
     /// Has pods looked for whose place nobody told.
     fn look_for_pods(&mut self) {
-        let mut wanted = self.enforcer.candidate_addresses(&self.node_name);
-        let recorded = self.attachments.addresses();
-        wanted.retain(|address| !recorded.contains(address));
-        self.node.want(wanted);
+        self.node.want(self.attachments.unplaced());
     }
 
     /// What is not enforced as written, but for what the source knows.

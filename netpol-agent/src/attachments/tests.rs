@@ -135,6 +135,20 @@ fn pods_of_other_nodes_and_the_host_network_are_as_the_source_says() {
 }
 
 #[test]
+fn only_what_nobody_told_is_looked_for() {
+    let mut attachments = Attachments::new("here");
+    let elsewhere = Pod { node: "there".into(), ..pod("far", "u1", &["10.0.1.1"]) };
+    let anywhere = Pod { node: "".into(), ..pod("any", "u2", &["10.0.0.2"]) };
+    let over = Pod { terminal: true, ..pod("job", "u3", &["10.0.0.3"]) };
+    for pod in [pod("web", "u4", &["10.0.0.4", "fd00::4"]), pod("api", "u5", &["10.0.0.5"]), elsewhere, anywhere, over] {
+        taken(&mut attachments, &pod);
+    }
+    attachments.add(attachment("c1", "web", "u4", &["10.0.0.4"]), Origin::Plugin).unwrap();
+    let unplaced: Vec<String> = attachments.unplaced().iter().map(ToString::to_string).collect();
+    assert_eq!(unplaced, ["10.0.0.2", "10.0.0.5"]);
+}
+
+#[test]
 fn an_interface_is_the_recorded_pods_whoever_answers_there() {
     let mut attachments = Attachments::new("here");
     attachments.add(attachment("c1", "web", "u1", &["10.0.0.1"]), Origin::Plugin).unwrap();
