@@ -83,11 +83,23 @@ pub const fn timeout(protocol: u8, state: FlowState) -> Setting {
     }
 }
 
+/// Jiffies by which a stamp may be ahead of its reader: another CPU stamps in the tick after the one that was read, and userspace
+/// looks through a whole table by one reading.
+const AHEAD: u32 = 4_096;
+
+/// Jiffies between a stamp and `now`; none for a stamp that was written after `now` was read, which would else seem older than any.
+#[must_use]
+#[inline(always)]
+pub const fn age(now: u32, stamp: u32) -> u32 {
+    let age = now.wrapping_sub(stamp);
+    if age > u32::MAX - AHEAD { 0 } else { age }
+}
+
 /// True if an entry last seen at `last_seen` has not been idle longer than `limit` at `now` (all in jiffies, wrapping).
 #[must_use]
 #[inline(always)]
 pub const fn is_live(now: u32, last_seen: u32, limit: u32) -> bool {
-    now.wrapping_sub(last_seen) <= limit
+    age(now, last_seen) <= limit
 }
 
 /// True for the packet that opens a TCP connection: SYN without ACK (RST and FIN beside it change nothing).
@@ -152,7 +164,7 @@ pub enum Worth {
 #[must_use]
 #[inline(always)]
 pub const fn worth(flow: &Flow, protocol: u8, now: u32, hz: u32) -> Worth {
-    let idle = now.wrapping_sub(flow.last_seen);
+    let idle = age(now, flow.last_seen);
     match flow.word.state() {
         FlowState::Revoked => Worth::Much,
         FlowState::Closing => Worth::Nothing,
@@ -174,4 +186,22 @@ pub const fn opened(word: FlowWord, now: u32, origin: u16) -> Flow {
 #[inline(always)]
 pub const fn seen(flow: Flow, word: FlowWord, now: u32) -> Flow {
     Flow { word, last_seen: now, ..flow }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{age, is_live};
+
+    #[test]
+    fn a_stamp_of_the_next_tick_is_new_and_not_the_oldest_of_all() {
+        for now in [0, 1, 1_000, u32::MAX] {
+            assert_eq!(age(now, now), 0);
+            assert_eq!(age(now, now.wrapping_add(1)), 0);
+            assert_eq!(age(now, now.wrapping_sub(7)), 7);
+            assert!(is_live(now, now.wrapping_add(1), 0));
+            assert!(!is_live(now, now.wrapping_sub(31), 30));
+            // A month of a thousand ticks a second is old all the same.
+            assert!(!is_live(now, now.wrapping_sub(2_592_000_000), 432_000_000));
+        }
+    }
 }

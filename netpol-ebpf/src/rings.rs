@@ -69,7 +69,7 @@ macro_rules! flow_ring {
             #[inline(always)]
             fn worth(key: &Self::Key, flow: &Flow, place: u32) -> Option<(Worth, u32)> {
                 let at_home = flow.place == low_half(place);
-                at_home.then(|| ($worth(flow, key.protocol), now().wrapping_sub(flow.last_seen)))
+                at_home.then(|| ($worth(flow, key.protocol), flow::age(now(), flow.last_seen)))
             }
         }
     };
@@ -84,7 +84,7 @@ fn by_worth(flow: &Flow, protocol: u8) -> Worth {
 /// What is not answered goes by its age: within a second it may still be.
 #[inline(always)]
 fn by_age(flow: &Flow, _: u8) -> Worth {
-    if now().wrapping_sub(flow.last_seen) > setting(Setting::Hz) { Worth::Nothing } else { Worth::Little }
+    if flow::age(now(), flow.last_seen) > setting(Setting::Hz) { Worth::Nothing } else { Worth::Little }
 }
 
 flow_ring!(FlowsV4, V4, FLOWS_V4, FLOWS_V4_RING, flows_v4, FlowsPerPod, by_worth);

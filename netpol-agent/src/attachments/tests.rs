@@ -140,7 +140,8 @@ fn only_what_nobody_told_is_looked_for() {
     let elsewhere = Pod { node: "there".into(), ..pod("far", "u1", &["10.0.1.1"]) };
     let anywhere = Pod { node: "".into(), ..pod("any", "u2", &["10.0.0.2"]) };
     let over = Pod { terminal: true, ..pod("job", "u3", &["10.0.0.3"]) };
-    for pod in [pod("web", "u4", &["10.0.0.4", "fd00::4"]), pod("api", "u5", &["10.0.0.5"]), elsewhere, anywhere, over] {
+    for pod in [pod("web", "u4", &["10.0.0.4", "fd00::4"]), pod("api", "u5", &["10.0.0.5"]), elsewhere, anywhere, over]
+    {
         taken(&mut attachments, &pod);
     }
     attachments.add(attachment("c1", "web", "u4", &["10.0.0.4"]), Origin::Plugin).unwrap();

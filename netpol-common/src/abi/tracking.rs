@@ -236,6 +236,8 @@ impl FragmentCell {
         const DEFERRED: u8 = Reason::Deferred as u8;
         const TO_OWN_NODE: u8 = Reason::ToOwnNode as u8;
         let age = ((now >> Self::TICK_SHIFT) as u16).wrapping_sub((self.0 >> 8) as u16);
+        // Another CPU may have written it in the tick after `now` was read.
+        let age = if age == u16::MAX { 0 } else { age };
         if self.0 == 0 || (self.0 ^ fingerprint) & Self::FINGERPRINT != 0 || age as u32 > limit >> Self::TICK_SHIFT {
             return None;
         }

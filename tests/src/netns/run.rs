@@ -47,11 +47,7 @@ impl Run {
     pub fn start() -> Result<Self> {
         require_root()?;
         sweep();
-        let (id, directory) = claim_directory()?;
-        let lock = File::create(directory.join("lock")).context("cannot make the lock of the run")?;
-        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
-            .map_err(|(_file, errno)| errno)
-            .context("cannot lock the directory of the run")?;
+        let (id, directory, lock) = claim_directory()?;
         live().insert(id.clone());
         let run = Self { id, directory, _lock: lock };
         fs::create_dir(run.bpffs())?;
@@ -165,16 +161,27 @@ fn live() -> std::sync::MutexGuard<'static, BTreeSet<String>> {
     LIVE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn claim_directory() -> Result<(String, PathBuf)> {
+/// A directory gets its name when it is locked: one that had the name before would be swept by a run that starts meanwhile.
+fn claim_directory() -> Result<(String, PathBuf, Flock<File>)> {
     fs::create_dir_all(RUNS).with_context(|| format!("cannot make {RUNS}"))?;
     for serial in 0_u32.. {
-        let id = format!("{PREFIX}{:x}{serial}", std::process::id());
-        let directory = Path::new(RUNS).join(&id);
-        match fs::create_dir(&directory) {
-            Ok(()) => return Ok((id, directory)),
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error).with_context(|| format!("cannot make {}", directory.display())),
+        let id = format!("{PREFIX}{:x}-{serial}", std::process::id());
+        let (claim, directory) = (Path::new(RUNS).join(format!("claim-{id}")), Path::new(RUNS).join(&id));
+        match fs::create_dir(&claim) {
+            Ok(()) => {}
+            // Another thread is at this number.
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
+            Err(error) => return Err(error).with_context(|| format!("cannot make {}", claim.display())),
         }
+        let lock = File::create(claim.join("lock")).context("cannot make the lock of the run")?;
+        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
+            .map_err(|(_file, errno)| errno)
+            .context("cannot lock the directory of the run")?;
+        // Onto a directory with files in it this fails.
+        if fs::rename(&claim, &directory).is_ok() {
+            return Ok((id, directory, lock));
+        }
+        fs::remove_dir_all(&claim).with_context(|| format!("cannot remove {}", claim.display()))?;
     }
     anyhow::bail!("no free directory under {RUNS}")
 }
