@@ -189,6 +189,18 @@ impl Attachments {
         self.records.values().map(|record| (&record.attachment, record.origin))
     }
 
+    /// True if some record is of a pod of this name.
+    #[must_use]
+    pub fn is_attached(&self, pod: &PodKey) -> bool {
+        self.records.values().any(|record| record.attachment.pod_key() == *pod)
+    }
+
+    /// True if a DEL told of this interface, which is there still: whoever knows it otherwise has not heard of that yet.
+    #[must_use]
+    pub fn is_leaving(&self, interface: &str) -> bool {
+        self.leaving.contains(interface)
+    }
+
     /// True if the source's pod of this name is the very one that was attached.
     #[must_use]
     pub fn knows_pod(&self, attachment: &Attachment) -> bool {

@@ -183,18 +183,34 @@ fn with_the_plugin_in_place_a_stranger_is_held_and_told() {
 }
 
 #[test]
+fn a_pod_is_attached_until_the_last_sandbox_of_its_name_is_gone() {
+    let mut attachments = Attachments::new("here");
+    let (earlier, later) = (attachment("c1", "web", "u1", &["10.0.0.1"]), attachment("c2", "web", "u2", &["10.0.0.2"]));
+    attachments.add(earlier.clone(), Origin::Plugin).unwrap();
+    attachments.add(later.clone(), Origin::Plugin).unwrap();
+    // Its DEL comes late.
+    attachments.remove(&earlier.key);
+    assert!(attachments.is_attached(&later.pod_key()));
+    attachments.remove(&later.key);
+    assert!(!attachments.is_attached(&later.pod_key()));
+}
+
+#[test]
 fn an_interface_that_is_about_to_go_is_no_stranger() {
     let mut attachments = Attachments::new("here");
     attachments.set_strangers(Strangers::Held { except: BTreeSet::new() });
     let web = attachment("c1", "web", "u1", &["10.0.0.1"]);
     attachments.add(web.clone(), Origin::Plugin).unwrap();
+    assert!(!attachments.is_leaving("veth-c1"));
     attachments.remove(&web.key);
+    assert!(attachments.is_leaving("veth-c1"), "the runtime's cache may have it still");
     let (start, seen) = (Instant::now(), view(&[(7, "veth-c1", &[])]));
     attachments.look(&seen, start);
     assert!(!attachments.look(&seen, start + Duration::from_secs(60)));
     assert!(attachments.bind(&seen).problems.is_empty());
     // Once it is gone its name is anybody's.
     attachments.look(&view(&[]), start);
+    assert!(!attachments.is_leaving("veth-c1"));
     attachments.look(&seen, start);
     assert!(attachments.look(&seen, start + Duration::from_secs(60)));
 }

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::asking::Answer;
 use super::{Pipeline, say};
 use crate::attachments::{Origin, Strangers};
-use crate::cluster::model::{ClusterEvent, Object, ObjectRef};
+use crate::cluster::model::{ClusterEvent, Object, ObjectRef, PodKey};
 use crate::cni::install::{CniInstaller, InstallOptions};
 use crate::cni::protocol::{Attachment, AttachmentKey, CniAnswer, CniRequest};
 use crate::cni::records::RecordError;
@@ -80,8 +80,10 @@ impl Pipeline {
             let pod = self.attachments.get(&key).map(Attachment::pod_key);
             let events = self.attachments.remove(&key);
             self.enforcer.take(events);
-            // The source never saw it: nobody else would end it.
-            if let Some(unseen) = pod.filter(|pod| self.asking.end(pod)) {
+            // The source never saw it: nobody else would end it. An earlier sandbox's DEL, or an earlier pod's of the name, that
+            // comes late does not.
+            let is_last = |pod: &PodKey| !self.attachments.is_attached(pod);
+            if let Some(unseen) = pod.filter(is_last).filter(|pod| self.asking.end(pod)) {
                 let gone = self.attachments.take(ClusterEvent::Delete(ObjectRef::Pod(unseen)));
                 self.enforcer.take([gone]);
             }
@@ -198,7 +200,9 @@ impl Pipeline {
         };
         let mut is_news = false;
         for attachment in cached.attachments {
-            let (key, is_there) = (attachment.key.clone(), names.contains(attachment.host_interface.as_str()));
+            let (key, interface) = (attachment.key.clone(), attachment.host_interface.as_str());
+            // The runtime drops its result after the last plugin's DEL, and ours has the first.
+            let is_there = names.contains(interface) && !self.attachments.is_leaving(interface);
             if !is_there || self.attachments.get(&key).is_some() {
                 continue;
             }
