@@ -13,9 +13,11 @@ use netpol_agent::observe::hubble::proto::observer::GetFlowsRequest;
 use netpol_agent::observe::hubble::proto::observer::get_flows_response::ResponseTypes;
 use netpol_agent::observe::hubble::proto::observer::observer_client::ObserverClient;
 use netpol_tests::agent::{Agent, Options};
+use netpol_tests::kube_proxy::Form;
 use netpol_tests::level::has_agent;
 use netpol_tests::probe::{Outcome, PATIENCE, SILENCE};
 use netpol_tests::servers::Transport;
+use netpol_tests::services::{NODES, Policed, Way, egress};
 use netpol_tests::shop::{Shop, case};
 use netpol_tests::table::Target;
 use tonic::transport::{Endpoint, Uri};
@@ -118,4 +120,31 @@ fn an_observer_sees_drops_and_verdicts_at_once_with_names_and_policies() {
     let (flow, _) = observer.next(to_database);
     assert_eq!((event_type(&flow), policies(&flow), flow.policy_match_type), (5, vec!["database-access"], 2));
     assert_eq!(flow.is_reply, Some(false));
+}
+
+#[test]
+fn a_drop_behind_a_services_address_names_the_backend_that_it_was_for() {
+    if !has_agent() {
+        return;
+    }
+    let policed = Policed::start(Form::Iptables).unwrap();
+    // The client may reach one backend; services do not matter to policy, whom they lead to does.
+    policed.put("client.yaml", &egress("client", &["far"])).unwrap();
+    let agent = policed.agent(NODES[0]).unwrap();
+    let observer = Observer::follow(agent.flow_socket().unwrap());
+    for (backend, node) in [("near", NODES[0]), ("away", "")] {
+        let probe = policed.services.probe("shop/client", (backend, Way::ClusterIp), Transport::Tcp, false).unwrap();
+        assert_eq!(policed.services.cluster.probe(&probe, SILENCE).unwrap(), Outcome::Silence, "{probe}");
+        let (flow, _) = observer.next(|flow| flow.verdict() == Verdict::Dropped);
+        let direct = policed.services.at(backend, Way::Direct, Transport::Tcp, false).unwrap();
+        assert_ne!(probe.at, direct, "the client asked the service");
+        assert_eq!(flow.ip.clone().unwrap().destination, direct.ip().to_string(), "{flow:?}");
+        let (source, destination) = (flow.source.clone().unwrap(), flow.destination.clone().unwrap());
+        assert_eq!((source.namespace.as_str(), source.pod_name.as_str()), ("shop", "client"));
+        assert_eq!(destination.pod_name, if node.is_empty() { "" } else { backend }, "{flow:?}");
+        let named: Vec<&str> = flow.egress_denied_by.iter().map(|it| it.name.as_str()).collect();
+        assert_eq!(named, ["client-egress"], "{flow:?}");
+        // Its other half, so that the next backend's flow is the next.
+        observer.next(|flow| flow.verdict() == Verdict::Dropped);
+    }
 }
