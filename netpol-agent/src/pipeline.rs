@@ -232,8 +232,9 @@ impl Pipeline {
                 self.install_plugin();
             }
             self.beat();
+            // In no order: whatever always has something new, as the objects of a tenant who changes them without end, must not
+            // keep the others from their turn.
             tokio::select! {
-                biased;
                 Some(call) = inbox.calls.recv() => if let Some(answer) = self.answer(call).await {
                     return Ok(answer);
                 },
