@@ -428,11 +428,17 @@ impl Enforcer {
         self.applier.is_behind()
     }
 
+    /// True if policy is in the maps; at the start, that of an earlier agent.
+    #[must_use]
+    pub fn has_policy_from_before(&self) -> bool {
+        !self.applier.installed().words.is_empty()
+    }
+
     /// True if something is not attached as it should be: worth another attempt.
     #[must_use]
     pub fn wants_another_attempt(&self) -> bool {
         let backstop = self.backstop_problem.as_ref().is_some_and(|it| it.severity == Severity::Refused);
-        backstop || self.uplinks.problems().next().is_some()
+        backstop || self.uplinks.problems().next().is_some() || !self.failed.is_empty()
     }
 
     /// How each device fares that packets leave the node through.

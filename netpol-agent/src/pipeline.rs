@@ -61,7 +61,7 @@ struct Pipeline {
     feed: Feed,
     /// The whole cluster was seen, and is enforced: before that nothing is known, and nothing is changed.
     begun: bool,
-    /// An earlier agent's maps and programs were there.
+    /// An earlier agent's policy is in force.
     adopted: bool,
     attachments: Attachments,
     records: Records,
@@ -166,6 +166,8 @@ async fn assemble(args: &RunArgs) -> Result<(Pipeline, Inbox)> {
         vitals,
         metering,
     };
+    // One that ended before it had seen the cluster left maps, and every pod as it was before netpol.
+    pipeline.adopted &= pipeline.enforcer.has_policy_from_before();
     pipeline.look_for_others(args).await;
     pipeline.recall()?;
     pipeline.attachments.set_strangers(pipeline.strangers());
@@ -232,8 +234,9 @@ impl Pipeline {
                 self.install_plugin();
             }
             self.beat();
+            // In no order: whatever always has something new, as the objects of a tenant who changes them without end, must not
+            // keep the others from their turn.
             tokio::select! {
-                biased;
                 Some(call) = inbox.calls.recv() => if let Some(answer) = self.answer(call).await {
                     return Ok(answer);
                 },
@@ -289,13 +292,15 @@ impl Pipeline {
         }
     }
 
-    /// Begins to enforce, if the whole cluster was seen.
+    /// Begins to enforce, if the whole cluster was seen. Until then interfaces that came while no agent ran are held.
     async fn begin(&mut self) {
         if self.feed.is_whole() {
             self.begun = true;
             self.settle().await;
             let (pods, policies) = (self.enforcer.statuses().len(), self.enforcer.cluster().policies().count());
             tracing::info!(pods, policies, "enforcing");
+        } else {
+            self.enforce();
         }
     }
 

@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 pub use name::NamePattern;
 pub use view::{NodeView, PodInterface, Uplink};
 
+use tokio::task::JoinHandle;
+
 use crate::problem::Problem;
 use locate::Locator;
 use netlink::{Netlink, Notice};
@@ -71,6 +73,10 @@ pub struct Node {
     again: Option<Instant>,
     /// When everything was asked for last; none if that is due at once.
     dumped: Option<Instant>,
+    /// It is being asked for: by a task, so that a caller of [`Node::changed`] that never waits long keeps it from nothing.
+    dumping: Option<JoinHandle<Result<State, NodeError>>>,
+    /// When to connect anew, after the connection broke.
+    reconnect: Option<Instant>,
     /// The view moved and [`Node::changed`] has not said so yet.
     unreported: bool,
 }
@@ -91,6 +97,8 @@ impl Node {
             view: NodeView::default(),
             again: None,
             dumped: Some(Instant::now()),
+            dumping: None,
+            reconnect: None,
             unreported: false,
         };
         node.look()?;
@@ -132,6 +140,8 @@ impl Node {
 
     /// Takes in everything that happened on the node before the call.
     pub async fn catch_up(&mut self) {
+        // What was asked before is older.
+        self.forget_dump();
         match self.netlink.dump().await {
             Ok(state) => {
                 self.state = state;
@@ -151,10 +161,14 @@ impl Node {
     /// Waits until the view has changed. Cancel safe: nothing is lost, the next call goes on.
     pub async fn changed(&mut self) {
         while !self.unreported {
+            if let Some(due) = self.reconnect {
+                tokio::time::sleep_until(due.into()).await;
+                self.reconnect = None;
+                self.reconnect();
+            }
             if let Err(error) = self.step().await {
                 tracing::warn!(%error, "listening to the kernel again");
-                tokio::time::sleep(RECONNECT).await;
-                self.reconnect();
+                self.reconnect = Some(Instant::now() + RECONNECT);
             }
         }
         self.unreported = false;
@@ -174,7 +188,10 @@ impl Node {
     /// One notification with all that wait behind it, one question that is due, or one full dump.
     async fn step(&mut self) -> Result<(), NodeError> {
         let Some(dumped) = self.dumped else {
-            self.state = self.netlink.dump().await?;
+            let dumping = self.dumping.get_or_insert_with(|| tokio::spawn(self.netlink.dump()));
+            let state = dumping.await;
+            self.dumping = None;
+            self.state = state.map_err(|error| NodeError::Connect(io::Error::other(error)))??;
             self.dumped = Some(Instant::now());
             return self.look();
         };
@@ -221,8 +238,15 @@ impl Node {
             Ok(netlink) => {
                 self.netlink = netlink;
                 self.dumped = None;
+                self.forget_dump();
             }
             Err(error) => tracing::warn!(%error, "cannot reconnect"),
+        }
+    }
+
+    fn forget_dump(&mut self) {
+        if let Some(dumping) = self.dumping.take() {
+            dumping.abort();
         }
     }
 }

@@ -94,26 +94,14 @@ impl Netlink {
     }
 
     /// Asks the kernel for everything.
-    pub(super) async fn dump(&self) -> Result<State, NodeError> {
-        let mut state = State::default();
-        collect(&mut state, "links", self.handle.link().get().execute(), link).await?;
-        collect(&mut state, "addresses", self.handle.address().get().execute(), |message| {
-            own_address(message).map(|(ifindex, address)| Update::Address(ifindex, address))
-        })
-        .await?;
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut wanted = RouteMessage::default();
-            wanted.header.address_family = family;
-            collect(&mut state, "routes", self.handle.route().get(wanted).execute(), |message| {
-                host_route(message).map(|(ifindex, address)| Update::HostRoute(ifindex, address))
-            })
-            .await?;
-        }
-        for family in [AddressFamily::Inet, AddressFamily::Inet6, AddressFamily::Bridge] {
-            let entries = self.handle.neighbours().get().set_address_family(family).execute();
-            collect(&mut state, "neighbours", entries, neighbour).await?;
-        }
-        Ok(state)
+    pub(super) fn dump(&self) -> impl Future<Output = Result<State, NodeError>> + Send + use<> {
+        dump(self.handle.clone())
+    }
+
+    /// As if the kernel had broken it off.
+    #[cfg(test)]
+    pub(super) fn break_off(&self) {
+        self.connections.iter().for_each(JoinHandle::abort);
     }
 
     /// Makes the kernel ask for an address, as if it had a packet for it. It answers by notification.
@@ -145,6 +133,28 @@ impl Netlink {
         request.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
         self.handle.notify(request).map_err(|source| NodeError::Dump { what: "an address", source })
     }
+}
+
+async fn dump(handle: Handle) -> Result<State, NodeError> {
+    let mut state = State::default();
+    collect(&mut state, "links", handle.link().get().execute(), link).await?;
+    collect(&mut state, "addresses", handle.address().get().execute(), |message| {
+        own_address(message).map(|(ifindex, address)| Update::Address(ifindex, address))
+    })
+    .await?;
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut wanted = RouteMessage::default();
+        wanted.header.address_family = family;
+        collect(&mut state, "routes", handle.route().get(wanted).execute(), |message| {
+            host_route(message).map(|(ifindex, address)| Update::HostRoute(ifindex, address))
+        })
+        .await?;
+    }
+    for family in [AddressFamily::Inet, AddressFamily::Inet6, AddressFamily::Bridge] {
+        let entries = handle.neighbours().get().set_address_family(family).execute();
+        collect(&mut state, "neighbours", entries, neighbour).await?;
+    }
+    Ok(state)
 }
 
 async fn collect<M>(

@@ -309,3 +309,34 @@ fn rules_and_settings_in_the_way_of_services_are_told_with_what_to_do() {
         assert_eq!(node.bridge_problems(), [], "without a bridge the settings are of no interest");
     });
 }
+
+/// Drives a node as a loop does that always has something else to do as well.
+async fn in_short_turns(node: &mut Node, wanted: impl Fn(&NodeView) -> bool) {
+    let start = Instant::now();
+    while !wanted(node.view()) {
+        assert!(start.elapsed() < LIMIT, "{:?}", node.view());
+        tokio::select! {
+            biased;
+            () = node.changed() => {}
+            () = tokio::task::yield_now() => {}
+        }
+    }
+}
+
+#[test]
+fn a_busy_caller_keeps_the_view_from_nothing() {
+    with_node(bridge, async |mut node| {
+        let pod = Pod::on_bridge("veth1", &["10.244.0.10/24"]);
+        node.dumped = None;
+        in_short_turns(&mut node, |view| view.interfaces.contains_key(&pod.ifindex())).await;
+    });
+}
+
+#[test]
+fn a_connection_that_broke_is_made_anew_by_a_busy_caller_too() {
+    with_node(bridge, async |mut node| {
+        node.netlink.break_off();
+        let pod = Pod::on_bridge("veth1", &["10.244.0.10/24"]);
+        in_short_turns(&mut node, |view| view.interfaces.contains_key(&pod.ifindex())).await;
+    });
+}
