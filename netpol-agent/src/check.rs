@@ -44,9 +44,15 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let mut problems = changes.problems;
     problems.extend(compiler.problems());
     let isolation = isolation(&compiler);
-    match args.output {
-        Format::Text => print_text(&compiler, &isolation, &problems)?,
-        Format::Json => print_json(&compiler, &isolation, &problems)?,
+    let printed = match args.output {
+        Format::Text => print_text(&compiler, &isolation, &problems),
+        Format::Json => print_json(&compiler, &isolation, &problems),
+    };
+    // Whoever reads the first lines only (`| head`) still gets the exit code of all of them.
+    if let Err(error) = printed
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        return Err(error).context("cannot print");
     }
     let refused = problems.iter().any(|problem| problem.severity == Severity::Refused);
     Ok(ExitCode::from(if refused { EXIT_PROBLEMS } else { EXIT_OK }))
@@ -97,7 +103,7 @@ fn print_text(compiler: &Compiler, isolation: &[Isolation], problems: &[Problem]
     Ok(())
 }
 
-fn print_json(compiler: &Compiler, isolation: &[Isolation], problems: &[Problem]) -> Result<()> {
+fn print_json(compiler: &Compiler, isolation: &[Isolation], problems: &[Problem]) -> io::Result<()> {
     let pods: Vec<_> = isolation.iter().map(|it| json!({ "pod": it.pod, "isolatedBy": it.policies })).collect();
     let state = compiler.state();
     let report = json!({

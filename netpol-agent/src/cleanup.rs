@@ -8,9 +8,11 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use anyhow::anyhow;
+
 use crate::cli::CleanupArgs;
 use crate::cni::{install, records};
-use crate::datapath::pins::PinDir;
+use crate::datapath::pins::{PinDir, PinError};
 use crate::datapath::store::KernelStore;
 use crate::datapath::{attach, backstop};
 use crate::problem::chain;
@@ -32,7 +34,13 @@ struct Work {
 /// A [`PinError`](crate::datapath::pins::PinError) if there is no BPF file system at the path or an agent is running; [`Incomplete`] if something is left.
 pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
     let pins = PinDir::at(&args.bpffs)?;
-    let _lock = pins.lock_if_present()?;
+    let _lock = pins.lock_if_present().map_err(|error| match error {
+        PinError::Locked { path } => anyhow!(
+            "a netpol-agent is at work with {}; stop it first, or have it clean up by itself: `netpol cleanup --yes`",
+            path.display()
+        ),
+        error => error.into(),
+    })?;
     let mut work = Work::default();
     work.remove_file(&args.socket);
     work.remove(args, &pins);

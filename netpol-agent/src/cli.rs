@@ -81,7 +81,7 @@ pub struct RunArgs {
     #[arg(long, conflicts_with = "check")]
     pub dry_run: bool,
 
-    /// How drops (and the reports of --check and --dry-run) are printed.
+    /// How drops (and the reports of --check and --dry-run) are printed. The report of --check is one JSON object over many lines.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
 
@@ -97,10 +97,6 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR", default_value = "/run/netpol/attachments")]
     pub state_dir: PathBuf,
 
-    /// Flags about CNI.
-    #[command(flatten)]
-    pub cni: CniArgs,
-
     /// Where /livez, /readyz and /startupz are served over HTTP for the kubelet's probes; `off` turns them off.
     #[arg(long, value_name = "ADDRESS:PORT|off", default_value = "127.0.0.1:9879", value_parser = HealthAddress::from_str)]
     pub health_address: HealthAddress,
@@ -109,17 +105,13 @@ pub struct RunArgs {
     #[arg(long, value_name = "ADDRESS:PORT|off", default_value = "off", value_parser = HealthAddress::from_str)]
     pub metrics_address: HealthAddress,
 
-    /// Flags about the export of flows.
-    #[command(flatten)]
-    pub export: ExportArgs,
-
     /// Name of this node, which an API server needs to be known by: pods whose spec.nodeName is another one are not looked
     /// for here. With --manifests it may be left out, and every pod's address is looked for.
     #[arg(long, value_name = "NAME", default_value = "", env = "NODE_NAME")]
     pub node: String,
 
     /// Names of the host ends of pods' veth pairs; `*` stands for anything, `?` for one character.
-    #[arg(long, value_name = "GLOB", default_value = "veth*", value_parser = |pattern: &str| Ok::<_, String>(NamePattern::new(pattern)))]
+    #[arg(long, value_name = "GLOB", default_value = "veth*", value_parser = name_pattern)]
     pub pod_interfaces: NamePattern,
 
     /// How programs are attached: TCX (kernel 6.6 and up), clsact, or the first that the kernel has.
@@ -146,7 +138,7 @@ pub struct RunArgs {
 
     /// The cluster's service ranges (kube-apiserver's --service-cluster-ip-range): egress to them is judged on the backend even
     /// while a service is not known yet. One of each family; may be repeated.
-    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = cidr)]
     pub service_cidr: Vec<IpNet>,
 
     /// Drop TCP packets in mid-stream that belong to no known connection even where policy would allow a new one.
@@ -163,9 +155,18 @@ pub struct RunArgs {
     #[arg(long)]
     pub allow_any_source: bool,
 
+    // A heading holds for all that comes after it, so these three are the last.
+    /// Flags about CNI.
+    #[command(flatten)]
+    pub cni: CniArgs,
+
     /// About flows.
     #[command(flatten)]
     pub flow: FlowArgs,
+
+    /// Flags about the export of flows.
+    #[command(flatten)]
+    pub export: ExportArgs,
 }
 
 /// Flags of `run` about CNI, by which pods are isolated before their first packet.
@@ -287,6 +288,18 @@ impl From<FailureMode> for OnFailure {
             FailureMode::Keep => Self::Keep,
         }
     }
+}
+
+/// An empty pattern matches no interface, so that nothing would be enforced.
+fn name_pattern(text: &str) -> Result<NamePattern, String> {
+    if text.is_empty() {
+        return Err("it would match no interface; give a pattern such as veth*".to_owned());
+    }
+    Ok(NamePattern::new(text))
+}
+
+fn cidr(text: &str) -> Result<IpNet, String> {
+    text.parse().map_err(|_no_cidr| format!("{text:?} is no CIDR; write 10.96.0.0/12 or fd00:10:96::/112"))
 }
 
 fn parse_mask(text: &str) -> Result<u32, String> {

@@ -61,20 +61,33 @@ async fn look(args: PreflightArgs) -> Result<ExitCode> {
         printed = std::mem::replace(&mut printed, Ok(())).and_then(|()| preflight::print(finding, output));
     })
     .await;
-    printed.context("cannot print")?;
+    // Whoever reads the first lines only (`| head`) still gets the exit code of all of them.
+    if let Err(error) = printed
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        return Err(error).context("cannot print");
+    }
     let failed = preflight::worst(&findings) == Standing::Fail;
     Ok(ExitCode::from(if failed { EXIT_PROBLEMS } else { EXIT_OK }))
 }
 
-/// The log goes to standard error, at `info` unless RUST_LOG says otherwise; coloured on a terminal only.
+/// The log goes to standard error, at `info` unless RUST_LOG says otherwise; coloured on a terminal only, and not with
+/// NO_COLOR.
 fn start_log() {
     use std::io::IsTerminal as _;
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+    let wanted = std::env::var("RUST_LOG").unwrap_or_default();
+    let mut filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_not_set| tracing_subscriber::EnvFilter::new("info"));
+    // kube's client logs "failed with error ..." for each request, without saying which; the agent tells of it itself, once.
+    let told = ["kube_client", "debug", "trace"].iter().any(|word| wanted.contains(word));
+    if !told && let Ok(directive) = "kube_client::client::builder=off".parse() {
+        filter = filter.add_directive(directive);
+    }
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|it| it.is_empty());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(colour)
         .with_target(false)
         .init();
 }

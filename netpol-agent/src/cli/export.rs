@@ -31,15 +31,15 @@ pub struct ExportArgs {
 
     /// Export only flows that one of these matches: Hubble's FlowFilter as JSON, e.g. '{"source_pod":["shop/"]}'. May be
     /// repeated.
-    #[arg(long, value_name = "FILTER", value_parser = FlowFilter::from_str)]
+    #[arg(long, value_name = "FILTER", requires = "export_file", value_parser = FlowFilter::from_str)]
     pub export_filter: Vec<FlowFilter>,
 
     /// Export no flow that one of these matches. May be repeated.
-    #[arg(long, value_name = "FILTER", value_parser = FlowFilter::from_str)]
+    #[arg(long, value_name = "FILTER", requires = "export_file", value_parser = FlowFilter::from_str)]
     pub export_exclude: Vec<FlowFilter>,
 
     /// Sum flows up by pods, port and reason, and write a line for each so often, e.g. 60s.
-    #[arg(long, value_name = "DURATION", value_parser = seconds)]
+    #[arg(long, value_name = "DURATION", requires = "export_file", value_parser = seconds)]
     pub export_aggregate: Option<Duration>,
 }
 

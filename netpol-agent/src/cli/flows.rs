@@ -22,6 +22,7 @@ pub enum Told {
 
 /// Flags about flows.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Flows")]
 pub struct FlowArgs {
     /// Which flows are told of. New connections are told of as far as drops leave room: each pod may tell of so many
     /// flows a second.

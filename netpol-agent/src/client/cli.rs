@@ -25,7 +25,7 @@ Examples:
   netpol status                                  how the agent of this node fares
   netpol status --wait --timeout 30s             wait until all of it is enforced
   netpol policy show production/database-access  rules as enforced, pods, problems
-  netpol explain shop/web shop/api:8080          what allows or stops it, and what would let it through
+  netpol explain shop/web shop/api:8080          why it is allowed or denied, and what would allow it
   kubectl netpol status --wait                   after `kubectl apply`, on every node
   kubectl netpol endpoints -n production         which pods are isolated, by what
 
@@ -33,7 +33,7 @@ On a node it asks the agent's socket (as root). Anywhere else, or as `kubectl ne
 asks all agents through the API server, which needs `list` on pods and `create` on pods/exec in the agents' namespace.
 
 Exit codes: 0 all well; 1 nobody could be asked, or no such policy; 2 wrong usage; 4 not everything is enforced (yet); \
-5 some agents did not answer, the others' answers were printed.";
+5 some agents did not answer, the others' answers were printed. `explain` has its own: see `netpol explain --help`.";
 
 /// Says what netpol enforces, where, and what not.
 #[derive(Debug, Parser)]

@@ -71,8 +71,8 @@ pub enum LoadError {
     },
     /// The verifier refused a program.
     #[error(
-        "the kernel refused the program {program}: {source}; it needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; the \
-         verifier's last words:\n{log}"
+        "the kernel refused the program {program}: {source}; it needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON \
+         (`netpol-agent preflight` says which is missing){}", last_words(.log)
     )]
     Refused {
         /// Program name.
@@ -104,6 +104,11 @@ pub enum LoadError {
         /// What aya says.
         source: aya::maps::MapError,
     },
+}
+
+/// A program that is refused for a capability alone never comes to the verifier.
+fn last_words(log: &str) -> String {
+    if log.trim().is_empty() { String::new() } else { format!("; the verifier's last words:\n{log}") }
 }
 
 /// What to load, and where to pin it.

@@ -237,6 +237,8 @@ impl Pipeline {
             timeout_seconds: None,
             enter_namespace: !self.cni.cni_stay_outside,
         }));
+        // What its first look found is no change: on a quiet node nothing else would say it.
+        self.tell_problems();
     }
 
     /// What time brings: alarms about interfaces that nobody told of, records that nobody will end.

@@ -34,8 +34,8 @@ impl Feed {
         let Some(directory) = &args.manifests else {
             if args.node.is_empty() {
                 bail!(
-                    "the API server names pods by node, and this node's name is not known; give --node NAME, or set \
-                     NODE_NAME from spec.nodeName in the DaemonSet"
+                    "without --manifests DIR an API server is followed, which names pods by node, and this node's name is \
+                     not known; give --node NAME, or set NODE_NAME from spec.nodeName in the DaemonSet"
                 );
             }
             let options = KubeOptions { kubeconfig: args.kubeconfig.clone(), ..KubeOptions::default() };

@@ -26,7 +26,7 @@ use crate::problem::{Problem, Severity};
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// The directory is not there, is no directory, or may not be read.
-    #[error("cannot read manifests from {}: {source}; give a directory that exists", dir.display())]
+    #[error("cannot read manifests from {}: {source}; give a directory that exists and may be read", dir.display())]
     Directory {
         /// The directory.
         dir: PathBuf,

@@ -236,7 +236,11 @@ Examples:
   netpol observe --summary                             who is dropped by what, how often
 
 On a node it asks the agent's socket (as root). Anywhere else it asks all agents through the API server, which needs `list` \
-on pods and `create` on pods/exec in the agents' namespace.";
+on pods and `create` on pods/exec in the agents' namespace.
+
+Agents tell of drops only, unless they run with --flows verdicts or --flows all.
+
+Exit codes: 0 all well, also if no flow matches; 1 a failure, or a filter or time that cannot be read; 2 wrong usage.";
 
 /// The command.
 #[must_use]

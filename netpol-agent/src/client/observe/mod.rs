@@ -47,7 +47,7 @@ pub enum ObserveError {
     #[error(transparent)]
     Filter(#[from] FilterError),
     /// Nobody listens there.
-    #[error("cannot connect to {server}")]
+    #[error("cannot connect to {server}{}", connect_hint(server))]
     Connect {
         /// Where.
         server: String,
@@ -92,6 +92,14 @@ pub enum ObserveError {
     /// Standard output.
     #[error("cannot print")]
     Print(#[from] io::Error),
+}
+
+/// The socket of an agent is root's.
+fn connect_hint(server: &str) -> &'static str {
+    let Some(path) = server.strip_prefix("unix://") else { return "" };
+    let denied = std::os::unix::net::UnixStream::connect(path)
+        .is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
+    if denied { " (only root may ask it: use sudo, or ask through the API server with --all-nodes)" } else { "" }
 }
 
 /// As Hubble's client: the text alone of an error that the server made up itself.

@@ -168,6 +168,6 @@ fn a_missing_directory_is_an_error_at_start() {
     assert!(matches!(error, SourceError::Directory { .. }));
     assert_eq!(
         error.to_string(),
-        "cannot read manifests from /nowhere/manifests: No such file or directory (os error 2); give a directory that exists"
+        "cannot read manifests from /nowhere/manifests: No such file or directory (os error 2); give a directory that exists and may be read"
     );
 }
