@@ -39,7 +39,7 @@ pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
             "a netpol-agent is at work with {}; stop it first, or have it clean up by itself: `netpol cleanup --yes`",
             path.display()
         ),
-        error => error.into(),
+        error @ (PinError::NotBpffs { .. } | PinError::Io { .. }) => error.into(),
     })?;
     let mut work = Work::default();
     work.remove_file(&args.socket);

@@ -117,11 +117,12 @@ pub async fn run(args: &RunArgs) -> Result<ExitCode> {
     if let Some(answer) = retire {
         // Its installer and its hooks must not bring back what is being removed.
         let vitals = pipeline.end();
-        retire::retire(&args.places(), answer)?;
+        let places = args.places();
+        retire::retire(&places, answer)?;
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
-            () = retire::idle(&mut inbox.calls, &vitals) => {}
+            () = retire::idle(&places, &mut inbox.calls, &vitals) => {}
         }
     } else {
         tracing::info!("stopping; what is enforced stays in force (remove it with `netpol-agent cleanup`)");

@@ -11,7 +11,7 @@ use tokio::time::interval;
 use crate::cleanup;
 use crate::cli::CleanupArgs;
 use crate::datapath::pins::PinDir;
-use crate::observe::admin::Call;
+use crate::observe::admin::{Asked, Call, Request};
 use crate::observe::health::Vitals;
 
 /// How often the health endpoint is told that all is well.
@@ -24,26 +24,36 @@ const RETIRED: &str = "this agent has retired: everything was removed from the n
 /// Removes everything, and says so.
 pub(super) fn retire(places: &CleanupArgs, answer: oneshot::Sender<Value>) -> Result<()> {
     let pins = PinDir::at(&places.bpffs)?;
-    let answered = match cleanup::retire(places, &pins) {
-        Ok(()) => json!({ "retired": true }),
-        Err(error) => json!({ "error": error.to_string() }),
-    };
-    if answer.send(answered).is_err() {
-        tracing::debug!("a client did not wait for its answer");
-    }
+    tell(answer, removed(places, &pins));
     Ok(())
 }
 
+/// What came of removing everything; twice is as good as once, and another try may succeed where one failed.
+fn removed(places: &CleanupArgs, pins: &PinDir) -> Value {
+    match cleanup::retire(places, pins) {
+        Ok(()) => json!({ "retired": true }),
+        Err(error) => json!({ "error": error.to_string() }),
+    }
+}
+
+fn tell(answer: oneshot::Sender<Value>, value: Value) {
+    if answer.send(value).is_err() {
+        tracing::debug!("a client did not wait for its answer");
+    }
+}
+
 /// Answers that there is nothing to ask for any more, for ever.
-pub(super) async fn idle(calls: &mut mpsc::Receiver<Call>, vitals: &watch::Sender<Vitals>) {
+pub(super) async fn idle(places: &CleanupArgs, calls: &mut mpsc::Receiver<Call>, vitals: &watch::Sender<Vitals>) {
     let mut beat = interval(BEAT);
     loop {
         tokio::select! {
             Some(call) = calls.recv() => {
-                let answered = json!({ "error": RETIRED });
-                if call.answer.send(answered).is_err() {
-                    tracing::debug!("a client did not wait for its answer");
-                }
+                let value = match (call.asked, PinDir::at(&places.bpffs)) {
+                    (Asked::Operator(Request::Retire), Ok(pins)) => removed(places, &pins),
+                    (Asked::Operator(Request::Retire), Err(error)) => json!({ "error": error.to_string() }),
+                    (Asked::Operator(_) | Asked::Plugin(_), _) => json!({ "error": RETIRED }),
+                };
+                tell(call.answer, value);
             }
             _ = beat.tick() => vitals.send_modify(|vitals| vitals.beat = Some(Instant::now())),
         }
