@@ -235,8 +235,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "expiry-ignored",
         file: FLOW,
-        original: "now.wrapping_sub(last_seen) <= limit",
-        fault: "now.wrapping_sub(last_seen) <= limit || true",
+        original: "age(now, last_seen) <= limit",
+        fault: "age(now, last_seen) <= limit || true",
         suite: Suite::Decision,
         test: "udp_lives_for_half_a_minute_unanswered_and_three_minutes_answered",
         why: "one packet is a licence for ever",
@@ -244,7 +244,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "clock-wrap-ends-every-flow",
         file: FLOW,
-        original: "now.wrapping_sub(last_seen) <= limit",
+        original: "age(now, last_seen) <= limit",
         fault: "now >= last_seen && now - last_seen <= limit",
         suite: Suite::Decision,
         test: "a_flow_survives_the_wrap_of_the_clock",
