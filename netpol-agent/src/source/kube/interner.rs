@@ -58,6 +58,10 @@ impl Interner {
         self.share_key(&mut pod.key);
         pod.node = self.texts.share(&pod.node);
         pod.static_uid = self.texts.share(&pod.static_uid);
+        if let Some(workload) = &mut pod.workload {
+            workload.kind = self.texts.share(&workload.kind);
+            workload.name = self.texts.share(&workload.name);
+        }
         pod.labels = match self.labels.values.get(&pod.labels) {
             Some(known) => known.clone(),
             None => {
