@@ -13,6 +13,7 @@
 compile_error!("the feature `next-abi` is for tests of upgrades and never shipped: build without it");
 
 pub mod access;
+pub mod allocator;
 pub mod attachments;
 pub mod check;
 pub mod cleanup;

@@ -4,17 +4,17 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{CommandFactory as _, Parser as _};
+use netpol_agent::allocator::{self, Allocator};
 use netpol_agent::cli::{Cli, Command, EXIT_FAILURE, EXIT_OK, EXIT_PROBLEMS, PreflightArgs};
 use netpol_agent::preflight::Standing;
 use netpol_agent::problem::chain;
 use netpol_agent::{check, cleanup, dry_run, pipeline, preflight};
 
-/// In the image only: see ARCHITECTURE.md.
-#[cfg(target_env = "musl")]
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
+    allocator::return_soon();
     let cli = Cli::parse();
     match run(cli) {
         Ok(code) => code,

@@ -11,12 +11,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
+use netpol_agent::allocator::{self, Allocator};
 use netpol_agent::datapath::diff::diff;
 use netpol_agent::datapath::installed::Installed;
 use netpol_agent::policy::{Compiler, Limits};
 use netpol_agent::source::kube::{KubeOptions, KubeSource};
 use netpol_tests::apiserver::ApiServer;
 use netpol_tests::scale::{PODS_PER_NODE, Size, node_of, pod};
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 const MOST_SECONDS: f64 = 10.0;
 const MOST_MEGABYTES: u64 = 200;
@@ -44,6 +48,7 @@ struct Arguments {
 }
 
 fn main() -> Result<ExitCode> {
+    allocator::return_soon();
     let arguments = Arguments::parse();
     let size = Size { pods: arguments.pods, policies: arguments.policies };
     if arguments.serve { serve(size, arguments.paged) } else { measure(size, &arguments) }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::ledger::Ledger;
 use super::resource::Resource;
-use super::wire::Cut;
+use super::wire::{Cut, Page};
 use crate::cluster::model::{ClusterEvent, Object, ObjectKey, ObjectRef};
 use crate::problem::Severity;
 
@@ -56,6 +56,17 @@ fn synced() -> Ledger {
     list(&mut ledger, Resource::Namespace, &["x"]);
     assert_eq!(taken(&mut ledger), ["+NetworkPolicy x/p", "+Namespace x", "+Pod x/a", "+Pod x/b"]);
     ledger
+}
+
+#[test]
+fn an_answer_without_items_is_no_empty_list() {
+    let items =
+        |text: &str| serde_json::from_str::<Page<'_>>(text).map(|page| page.items.map_or(0, |items| items.len()));
+    let metadata = r#""metadata":{"resourceVersion":"5"}"#;
+    assert_eq!(items(&format!(r#"{{{metadata},"items":[{{}}]}}"#)).unwrap(), 1);
+    assert_eq!(items(&format!(r#"{{{metadata},"items":null}}"#)).unwrap(), 0, "as Go writes a slice nobody made");
+    let error = items(&format!("{{{metadata}}}")).unwrap_err().to_string();
+    assert!(error.contains("missing field `items`"), "{error}");
 }
 
 #[test]

@@ -32,7 +32,9 @@ pub(super) struct Line<'l> {
 #[derive(Deserialize)]
 pub(super) struct Page<'p> {
     pub(super) metadata: PageMeta,
-    #[serde(borrow)]
+    /// There in every list: an answer without is none, and taken for an empty list it would delete all that is known. An empty
+    /// one may be null, as Go writes a slice that nobody made.
+    #[serde(borrow, deserialize_with = "Option::deserialize")]
     pub(super) items: Option<Vec<&'p RawValue>>,
 }
 
