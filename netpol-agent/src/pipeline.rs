@@ -11,7 +11,9 @@ pub(crate) mod feed;
 mod flows;
 mod metering;
 mod retire;
+mod runtime;
 pub(crate) mod start;
+mod waiting;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -24,12 +26,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::asking::{Answer, Asking};
-use self::attach::Waiting;
 use self::feed::Feed;
 use self::flows::Flows;
 use self::metering::Metering;
+use self::runtime::RuntimeCache;
+use self::waiting::Waiting;
 use crate::attachments::Attachments;
 use crate::cli::{CniArgs, EXIT_OK, RunArgs};
+use crate::cluster::model::ClusterEvent;
 use crate::cni::install::CniInstaller;
 use crate::cni::records::Records;
 use crate::datapath::attach::Hooks;
@@ -65,6 +69,7 @@ struct Pipeline {
     adopted: bool,
     attachments: Attachments,
     records: Records,
+    runtime: RuntimeCache,
     cni: CniArgs,
     socket: PathBuf,
     /// Keeps the plugin where the runtime finds it.
@@ -152,6 +157,7 @@ async fn assemble(args: &RunArgs) -> Result<(Pipeline, Inbox)> {
         adopted: datapath.adopted,
         attachments: Attachments::new(&args.node),
         records: Records::open(&args.state_dir)?,
+        runtime: RuntimeCache::new(args.cni.cni_cache.clone()),
         cni: args.cni.clone(),
         socket: args.socket.clone(),
         installer: None,
@@ -170,7 +176,7 @@ async fn assemble(args: &RunArgs) -> Result<(Pipeline, Inbox)> {
     // One that ended before it had seen the cluster left maps, and every pod as it was before netpol.
     pipeline.adopted &= pipeline.enforcer.has_policy_from_before();
     pipeline.look_for_others(args).await;
-    pipeline.recall()?;
+    pipeline.recall().await?;
     pipeline.attachments.set_strangers(pipeline.strangers());
     pipeline.reload().await;
     let (sender, calls) = mpsc::channel(16);
@@ -243,6 +249,7 @@ impl Pipeline {
                 },
                 () = self.feed.changed() => self.reload().await,
                 Some(pod) = inbox.asked.recv() => self.take_asked(pod),
+                found = self.runtime.found() => self.take_found(found),
                 () = installer_changed(&mut self.installer) => self.tell_problems(),
                 () = self.node.changed() => self.enforce(),
                 records = inbox.ring.next() => {
@@ -273,11 +280,16 @@ impl Pipeline {
             say(problem);
         }
         self.source_problems = changes.problems;
-        self.asking.seen(&changes.events);
         if !changes.events.is_empty() {
             self.metering.taken();
         }
-        let events: Vec<_> = changes.events.into_iter().map(|event| self.attachments.take(event)).collect();
+        let events = self.asking.hear(changes.events, Instant::now());
+        self.take_events(events);
+    }
+
+    /// Takes events in as this node knows better.
+    fn take_events(&mut self, events: Vec<ClusterEvent>) {
+        let events: Vec<_> = events.into_iter().map(|event| self.attachments.take(event)).collect();
         self.flows.remember(&events, self.enforcer.cluster());
         self.enforcer.take(events);
     }
@@ -380,11 +392,15 @@ impl Pipeline {
         let value = match call.asked {
             Asked::Operator(Request::Retire) => return Some(call.answer),
             Asked::Plugin(request) => {
-                self.serve_plugin(request, call.answer).await;
+                self.serve_plugin(request, call.answer);
                 return None;
             }
             Asked::Operator(Request::Sync) => {
-                self.node.catch_up().await;
+                if !self.node.catch_up(RESOLVE_LIMIT).await {
+                    tracing::warn!(
+                        "the kernel did not tell of the node's interfaces (netlink) within {RESOLVE_LIMIT:?}"
+                    );
+                }
                 let changes = self.feed.take();
                 self.take(changes);
                 if self.begun {
