@@ -12,6 +12,7 @@ mod flows;
 mod metering;
 mod retire;
 mod runtime;
+mod standing;
 pub(crate) mod start;
 mod waiting;
 
@@ -30,6 +31,7 @@ use self::feed::Feed;
 use self::flows::Flows;
 use self::metering::Metering;
 use self::runtime::RuntimeCache;
+use self::standing::Standing;
 use self::waiting::Waiting;
 use crate::attachments::Attachments;
 use crate::cli::{CniArgs, EXIT_OK, RunArgs};
@@ -44,7 +46,6 @@ use crate::datapath::jiffies::Jiffies;
 use crate::datapath::loader::{self, Datapath};
 use crate::datapath::pins::PinLock;
 use crate::enforcer::Enforcer;
-use crate::flow::export::Exporter;
 use crate::node::{Node, NodeConfig, NodeView};
 use crate::observe::admin::{Admin, Asked, Call, Request};
 use crate::observe::events_kube::PolicyEvents;
@@ -81,6 +82,8 @@ struct Pipeline {
     source_problems: Vec<Problem>,
     /// Other problems that the log has already.
     said: Vec<Problem>,
+    /// How things are, as it was told; none if that may have changed.
+    standing: Option<Standing>,
     node_name: String,
     enforce_own_node: bool,
     node: Node,
@@ -165,6 +168,7 @@ async fn assemble(args: &RunArgs) -> Result<(Pipeline, Inbox)> {
         asking,
         source_problems: Vec::new(),
         said: Vec::new(),
+        standing: None,
         node_name: args.node.clone(),
         enforce_own_node: args.enforce_own_node,
         node: Node::start(&node_config).await?,
@@ -280,6 +284,7 @@ impl Pipeline {
             say(problem);
         }
         self.source_problems = changes.problems;
+        self.standing = None;
         if !changes.events.is_empty() {
             self.metering.taken();
         }
@@ -318,6 +323,7 @@ impl Pipeline {
     }
 
     fn enforce(&mut self) {
+        self.standing = None;
         if !self.begun {
             // Where nothing was enforced before, nothing is to be cut off for want of knowledge.
             if self.adopted {
@@ -338,6 +344,7 @@ impl Pipeline {
 
     /// Says what is newly wrong.
     fn tell_problems(&mut self) {
+        self.standing = None;
         let problems = self.problems();
         for problem in problems.iter().filter(|it| !self.said.contains(it)) {
             say(problem);
@@ -361,8 +368,7 @@ impl Pipeline {
         problems.extend(self.view().problems);
         problems.extend_from_slice(&self.preflight);
         problems.extend(self.installer.iter().flat_map(CniInstaller::problems).cloned());
-        problems.extend(self.node.bridge_problems());
-        problems.extend(self.flows.exporter().and_then(Exporter::problem));
+        problems.extend(self.outside_problems());
         problems
     }
 
@@ -378,12 +384,14 @@ impl Pipeline {
 
     fn retry(&mut self) {
         self.flows.tend(&self.enforcer);
-        self.enforcer.tend();
+        if self.enforcer.tend() {
+            self.standing = None;
+        }
         if self.enforcer.is_behind() || self.enforcer.wants_another_attempt() {
             self.enforce();
         }
         self.tend_attachments();
-        self.tell_authors();
+        self.tell_standing();
         self.publish_metrics();
     }
 

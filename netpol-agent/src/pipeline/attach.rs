@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::asking::Answer;
-use super::waiting::{Standing, TRY_AGAIN, Waiting, tell};
+use super::waiting::{Progress, TRY_AGAIN, Waiting, tell};
 use super::{Pipeline, say};
 use crate::attachments::{Origin, Strangers, usable_mac};
 use crate::cluster::model::{ClusterEvent, Object, PodKey};
@@ -122,8 +122,8 @@ impl Pipeline {
     pub(super) fn answer_waiting(&mut self) {
         let now = Instant::now();
         for waiting in std::mem::take(&mut self.waiting) {
-            let standing = Standing { looks: self.node.looks(), missing: self.why_not_in_force(&waiting.key) };
-            self.waiting.extend(waiting.judge(standing, now));
+            let progress = Progress { looks: self.node.looks(), missing: self.why_not_in_force(&waiting.key) };
+            self.waiting.extend(waiting.judge(progress, now));
         }
     }
 

@@ -31,10 +31,13 @@ struct Reading {
     at: Instant,
 }
 
-/// A reading that is under way.
+/// What the directory holds, and when it was changed if that can be told from a later change.
+type Content = (Option<SystemTime>, Cached);
+
+/// A reading that is under way; it comes to nothing where the directory is as it was.
 #[derive(Debug)]
 struct Underway {
-    task: JoinHandle<io::Result<Option<(Option<SystemTime>, Cached)>>>,
+    task: JoinHandle<io::Result<Option<Content>>>,
     silent: Interfaces,
     at: Instant,
     /// A DEL came meanwhile: what is read of these is of before.
@@ -108,12 +111,12 @@ impl RuntimeCache {
     }
 }
 
-/// What the directory holds, and when it was changed if that can be told from a later change; nothing if that is `known`.
+/// What the directory holds; nothing if it was not changed since `known`.
 fn read(
     directory: &Path,
     known: Option<SystemTime>,
     is_pod_interface: impl Fn(&str) -> bool,
-) -> io::Result<Option<(Option<SystemTime>, Cached)>> {
+) -> io::Result<Option<Content>> {
     let changed = match std::fs::metadata(directory).and_then(|it| it.modified()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         changed => Some(changed?),

@@ -30,7 +30,7 @@ pub(super) struct Waiting {
 
 /// How the node and the pod are.
 #[derive(Debug, Default)]
-pub(super) struct Standing {
+pub(super) struct Progress {
     /// The looks at the node that are done.
     pub(super) looks: u64,
     /// What is missing until the policy is in force; nothing if it is.
@@ -44,10 +44,10 @@ impl Waiting {
     }
 
     /// Answers it if it can be; gives it back if it has to wait on.
-    pub(super) fn judge(self, standing: Standing, now: Instant) -> Option<Self> {
+    pub(super) fn judge(self, progress: Progress, now: Instant) -> Option<Self> {
         let waited = now.saturating_duration_since(self.since);
-        let outcome = match standing.missing {
-            _ if standing.looks < self.look => (waited >= LOOK_LIMIT).then(|| {
+        let outcome = match progress.missing {
+            _ if progress.looks < self.look => (waited >= LOOK_LIMIT).then(|| {
                 Err(format!("the kernel did not tell of the node's interfaces (netlink) within {LOOK_LIMIT:?}"))
             }),
             None => Some(Ok(())),
@@ -86,18 +86,18 @@ mod tests {
         (Waiting::new(key, answer, (since, 7)), answered)
     }
 
-    fn standing(looks: u64, missing: Option<&str>) -> Standing {
-        Standing { looks, missing: missing.map(ToOwned::to_owned) }
+    fn progress(looks: u64, missing: Option<&str>) -> Progress {
+        Progress { looks, missing: missing.map(ToOwned::to_owned) }
     }
 
     #[test]
     fn an_add_is_answered_once_the_node_was_looked_at_after_it_and_the_policy_is_in_force() {
         let start = Instant::now();
         let (waiting, mut answered) = waiting(start);
-        let waiting = waiting.judge(standing(6, None), start).unwrap();
-        let waiting = waiting.judge(standing(7, Some("no pod")), start + LOOK_LIMIT).unwrap();
+        let waiting = waiting.judge(progress(6, None), start).unwrap();
+        let waiting = waiting.judge(progress(7, Some("no pod")), start + LOOK_LIMIT).unwrap();
         assert!(answered.try_recv().is_err());
-        assert!(waiting.judge(standing(7, None), start + LOOK_LIMIT).is_none());
+        assert!(waiting.judge(progress(7, None), start + LOOK_LIMIT).is_none());
         assert_eq!(answered.try_recv().unwrap()["result"], "done");
     }
 
@@ -107,8 +107,8 @@ mod tests {
         for (looks, limit, missing) in [(6, LOOK_LIMIT, "netlink"), (7, ADD_LIMIT, "no pod")] {
             let (waiting, mut answered) = waiting(start);
             let waiting =
-                waiting.judge(standing(looks, Some("no pod")), start + limit - Duration::from_millis(1)).unwrap();
-            assert!(waiting.judge(standing(looks, Some("no pod")), start + limit).is_none());
+                waiting.judge(progress(looks, Some("no pod")), start + limit - Duration::from_millis(1)).unwrap();
+            assert!(waiting.judge(progress(looks, Some("no pod")), start + limit).is_none());
             let answer = answered.try_recv().unwrap();
             assert_eq!(answer["code"], TRY_AGAIN);
             assert!(answer["message"].as_str().unwrap().contains(missing), "{answer}");
@@ -119,6 +119,6 @@ mod tests {
     fn one_whose_plugin_was_killed_is_forgotten() {
         let (waiting, answered) = waiting(Instant::now());
         drop(answered);
-        assert!(waiting.judge(standing(7, Some("no pod")), Instant::now()).is_none());
+        assert!(waiting.judge(progress(7, Some("no pod")), Instant::now()).is_none());
     }
 }
