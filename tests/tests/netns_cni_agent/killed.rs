@@ -29,6 +29,7 @@ fn warmed_up(site: &Site, sandbox: &Namespace) -> Left {
     site.left()
 }
 
+#[expect(clippy::print_stdout, reason = "it is shown where the test fails")]
 fn wait_until_clean(site: &Site, (before, entries_before): &Left, whom: &str) {
     site.wait("something is left", || {
         let (after, entries) = site.left();
@@ -52,7 +53,6 @@ fn collect(site: &Site) {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "one story, step by step")]
 fn whoever_is_killed_at_any_step_nothing_is_wrong_and_nothing_is_left() {
     if !has_agent() {
         return;
