@@ -126,10 +126,7 @@ impl Attachments {
     /// # Errors
     /// If it names no usable MAC address, or no address at all.
     pub fn add(&mut self, attachment: Attachment, origin: Origin) -> Result<Vec<ClusterEvent>, AttachmentError> {
-        let mac = parse_mac(&attachment.mac).ok_or_else(|| AttachmentError::Mac(attachment.mac.clone()))?;
-        if attachment.addresses.is_empty() {
-            return Err(AttachmentError::NoAddress(attachment.pod_key()));
-        }
+        let mac = usable_mac(&attachment)?;
         let before = self.effects();
         self.sequence += 1;
         let key = attachment.key.clone();
@@ -165,10 +162,11 @@ impl Attachments {
         !self.alarmed.is_subset(&before)
     }
 
-    /// True if nobody told whose interface some of these are: the runtime's cache may know.
+    /// Interfaces, by index and name, that nobody told of: the runtime's cache may know whose they are.
     #[must_use]
-    pub fn is_word_missing(&self, view: &NodeView) -> bool {
-        view.interfaces.values().any(|interface| !self.is_spoken_for(&interface.name))
+    pub fn unspoken(&self, view: &NodeView) -> BTreeSet<(u32, String)> {
+        let unspoken = view.interfaces.values().filter(|interface| !self.is_spoken_for(&interface.name));
+        unspoken.map(|interface| (interface.ifindex, interface.name.clone())).collect()
     }
 
     /// Records that are without an interface for so long that it is gone.
@@ -199,6 +197,12 @@ impl Attachments {
     #[must_use]
     pub fn is_leaving(&self, interface: &str) -> bool {
         self.leaving.contains(interface)
+    }
+
+    /// True if this pod is one that was attached, not only one of its name.
+    #[must_use]
+    pub fn has_pod(&self, pod: &Pod) -> bool {
+        self.record_of(pod).is_some()
     }
 
     /// True if the source's pod of this name is the very one that was attached.
@@ -304,6 +308,17 @@ fn is_of(attachment: &Attachment, pod: &Pod) -> bool {
     attachment.pod == *pod.key.name
         && attachment.namespace == *pod.key.namespace
         && (uid.is_empty() || pod.uid.is_empty() || *pod.uid == *uid || *pod.static_uid == *uid)
+}
+
+/// The MAC address of an attachment that can be used.
+///
+/// # Errors
+/// As [`Attachments::add`].
+pub fn usable_mac(attachment: &Attachment) -> Result<[u8; 6], AttachmentError> {
+    if attachment.addresses.is_empty() {
+        return Err(AttachmentError::NoAddress(attachment.pod_key()));
+    }
+    parse_mac(&attachment.mac).ok_or_else(|| AttachmentError::Mac(attachment.mac.clone()))
 }
 
 /// Six bytes in hexadecimal with colons.

@@ -16,6 +16,7 @@ use crate::datapath::pins::{PinDir, PinError};
 use crate::datapath::store::KernelStore;
 use crate::datapath::{attach, backstop};
 use crate::problem::chain;
+use crate::socket;
 
 /// Something that is still there.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +43,9 @@ pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
         error @ (PinError::NotBpffs { .. } | PinError::Io { .. }) => error.into(),
     })?;
     let mut work = Work::default();
-    work.remove_file(&args.socket);
+    if let Err(error) = socket::remove(&args.socket) {
+        work.failed.push(chain(&error));
+    }
     work.remove(args, &pins);
     // Made by the agent if it was not there; whatever else lies in it stays.
     if let Some(parent) = args.socket.parent() {
@@ -103,11 +106,6 @@ impl Work {
             }
             _ => {}
         }
-    }
-
-    fn remove_file(&mut self, path: &Path) {
-        let result = fs::remove_file(path);
-        self.judge(path, result);
     }
 
     fn remove_if_empty(&mut self, path: &Path) {

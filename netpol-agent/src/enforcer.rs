@@ -7,6 +7,9 @@
 
 mod exits;
 mod first;
+mod hook;
+mod report;
+mod roles;
 mod uplinks;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,20 +20,17 @@ use std::time::SystemTime;
 use netpol_common::abi::Endpoint;
 
 use crate::cluster::ClusterState;
-use crate::cluster::model::{ClusterEvent, Object, ObjectRef, Pod, PodKey};
+use crate::cluster::model::{ClusterEvent, Pod};
 use crate::cluster::state::is_live;
 use crate::datapath::apply::Applier;
-use crate::datapath::attach::{AttachError, Hooks, Role};
+use crate::datapath::attach::Hooks;
 use crate::datapath::backstop::Backstop;
 use crate::datapath::desired::{DesiredDatapath, Touched};
 use crate::datapath::flows::FlowTables;
 use crate::datapath::store::KernelStore;
 use crate::datapath::takeover::Others;
 use crate::endpoints::{Endpoints, Local};
-use crate::flow::timestamp;
 use crate::node::view::NodeView;
-use crate::observe::answer::{EndpointReport, UplinkReport};
-use crate::observe::report;
 use crate::policy::{Compiler, Provenance};
 use crate::problem::{Problem, Severity};
 use crate::services;
@@ -141,19 +141,6 @@ impl Enforcer {
         }
     }
 
-    /// True if what addresses are to this node may change: by services, by pods in nodes' networks and those that nodes' ports
-    /// lead to. Most pods are neither, and looking through all pods for each that changes would not scale.
-    fn concerns_roles(&self, event: &ClusterEvent) -> bool {
-        let concerns = |pod: &Pod| pod.host_network || !pod.host_ports.is_empty();
-        let known = |key: &PodKey| self.compiler.state().pod(key).is_some_and(|pod| concerns(pod));
-        match event {
-            ClusterEvent::Apply(Object::Pod(pod)) => concerns(pod) || known(&pod.key),
-            ClusterEvent::Delete(ObjectRef::Pod(key)) => known(key),
-            ClusterEvent::Apply(Object::Service(_)) | ClusterEvent::Delete(ObjectRef::Service(_)) => true,
-            ClusterEvent::Apply(_) | ClusterEvent::Delete(_) => false,
-        }
-    }
-
     /// Makes the datapath follow the cluster and the node.
     pub fn enforce(&mut self, view: &NodeView) {
         if self.backstop.is_made() {
@@ -217,18 +204,6 @@ impl Enforcer {
         self.compiler.set_local(self.endpoints.slots());
     }
 
-    /// Attaches interfaces that are not yet, with the endpoint that denies until the pod's policy is in the maps; where an
-    /// earlier agent's programs run they go on.
-    fn hold_new(&mut self) {
-        let is_new =
-            |local: &&Local| !self.attached.contains_key(&local.ifindex) && !self.live.contains(&local.ifindex);
-        let new: Vec<Local> = self.endpoints.iter().filter(is_new).cloned().collect();
-        for local in new {
-            let endpoint = Endpoint { slot: local.slot, flags: self.endpoints.pending_flag(), ..Endpoint::default() };
-            self.put(&local, endpoint);
-        }
-    }
-
     /// Forgets what another version left, once our programs run at every hook.
     fn end_takeover(&mut self) {
         let is_ours = |local: &Local| self.attached.contains_key(&local.ifindex);
@@ -280,104 +255,6 @@ impl Enforcer {
         }
     }
 
-    /// Writes whom marks speak of: pods whose hooks an earlier agent's programs still have may mark already.
-    fn write_pods(&mut self) {
-        let locals: Vec<Local> = self.endpoints.iter().cloned().collect();
-        for local in locals {
-            if let Err(error) = self.store.write_pod(&local.endpoint) {
-                self.fail(&local, &error.to_string());
-            }
-        }
-    }
-
-    /// Writes endpoints that changed. A slot's policy is in the maps by now.
-    fn write_endpoints(&mut self) {
-        let changed: Vec<Local> =
-            self.endpoints.iter().filter(|it| self.attached.get(&it.ifindex) != Some(&it.endpoint)).cloned().collect();
-        for local in changed {
-            self.put(&local, local.endpoint);
-            if let Some(pod) = &local.pod {
-                tracing::info!(%pod, interface = local.interface, slot = local.slot, "enforcing");
-            }
-        }
-    }
-
-    fn put(&mut self, local: &Local, endpoint: Endpoint) {
-        // Before its hook: a mark must never speak of a pod that nobody knows.
-        if let Err(error) = self.store.write_pod(&endpoint) {
-            self.fail(local, &error.to_string());
-            return;
-        }
-        if let Err(error) = self.store.write_endpoint(local.ifindex, &endpoint) {
-            self.fail(local, &error.to_string());
-            return;
-        }
-        if !self.attached.contains_key(&local.ifindex) {
-            match self.hooks.attach(local.ifindex, Role::Pod) {
-                Ok(attachment) if attachment.ahead.is_empty() => {}
-                Ok(attachment) => {
-                    let message = format!("other programs run before ours: {:?}", attachment.ahead);
-                    self.overtaken.insert(local.ifindex, not_as_written(local, &message));
-                }
-                Err(AttachError::Gone { .. }) => return,
-                Err(error) => {
-                    self.fail(local, &error.to_string());
-                    return;
-                }
-            }
-        }
-        if self.attached.insert(local.ifindex, endpoint) != Some(endpoint) {
-            self.since.insert(local.ifindex, SystemTime::now());
-        }
-        self.failed.remove(&local.ifindex);
-    }
-
-    fn detach(&mut self, local: &Local) {
-        self.attached.remove(&local.ifindex);
-        self.since.remove(&local.ifindex);
-        self.live.remove(&local.ifindex);
-        self.failed.remove(&local.ifindex);
-        self.overtaken.remove(&local.ifindex);
-        if let Err(error) = self.hooks.detach(local.ifindex) {
-            tracing::warn!(interface = local.interface, %error, "cannot clean up after an interface that is gone");
-        }
-        let removed = self.store.remove_endpoint(local.ifindex).and_then(|()| self.store.remove_pod(local.slot));
-        if let Err(error) = removed {
-            tracing::warn!(interface = local.interface, %error, "cannot clean up after an interface that is gone");
-        }
-    }
-
-    fn fail(&mut self, local: &Local, message: &str) {
-        self.failed.insert(local.ifindex, not_as_written(local, message));
-    }
-
-    fn write_roles(&mut self, view: &NodeView) {
-        if !self.roles_due && self.own_addresses == view.own_addresses {
-            return;
-        }
-        let roles = services::address_roles(self.compiler.state(), &view.own_addresses);
-        let ports = services::node_ports(self.compiler.state());
-        let mut written = self.store.sync_address_roles(&roles);
-        if written.is_ok() && self.node_ports.as_ref() != Some(&ports) {
-            written = self.store.write_node_ports(&ports);
-            self.node_ports = written.is_ok().then_some(ports);
-        }
-        let problem = written.err().map(|error| Problem {
-            severity: Severity::Refused,
-            origin: "node".to_owned(),
-            object: "services and own addresses".to_owned(),
-            field: String::new(),
-            message: error.to_string(),
-            effect: "egress to those that are missing is judged by their own address, not by the backend".to_owned(),
-        });
-        if let Some(problem) = problem.as_ref().filter(|it| self.role_problem.as_ref() != Some(it)) {
-            tracing::error!("{problem}");
-        }
-        self.roles_due = problem.is_some();
-        self.own_addresses.clone_from(&view.own_addresses);
-        self.role_problem = problem;
-    }
-
     /// The cluster as enforced.
     #[must_use]
     pub fn cluster(&self) -> &ClusterState {
@@ -394,20 +271,6 @@ impl Enforcer {
     #[must_use]
     pub fn provenance(&self) -> Arc<Provenance> {
         self.compiler.provenance()
-    }
-
-    /// Everything that is not enforced as written, but for what the source knows.
-    #[must_use]
-    pub fn problems(&self) -> Vec<Problem> {
-        let mut problems = self.compiler.problems();
-        problems.extend_from_slice(self.endpoints.problems());
-        problems.extend(self.failed.values().chain(self.overtaken.values()).cloned());
-        problems.extend(self.uplinks.problems().cloned());
-        problems.extend(self.first.problem().cloned());
-        problems.extend(self.backstop_problem.clone());
-        problems.extend_from_slice(&self.apply_problems);
-        problems.extend(self.role_problem.clone());
-        problems
     }
 
     /// Grows with every change that was taken in.
@@ -441,48 +304,6 @@ impl Enforcer {
         backstop || self.uplinks.problems().next().is_some() || !self.failed.is_empty()
     }
 
-    /// How each device fares that packets leave the node through.
-    #[must_use]
-    pub fn uplinks(&self) -> Vec<UplinkReport> {
-        self.uplinks.statuses()
-    }
-
-    /// How each local pod fares.
-    #[must_use]
-    pub fn statuses(&self) -> Vec<EndpointReport> {
-        let provenance = self.compiler.provenance();
-        let status = |local: &Local| {
-            let state = match &local.pod {
-                _ if self.failed.contains_key(&local.ifindex) => "failed",
-                Some(_) if self.attached.get(&local.ifindex) == Some(&local.endpoint) => "enforced",
-                _ => "pending",
-            };
-            let word = self.applier.installed().word(local.slot);
-            let since = self.since.get(&local.ifindex).map(|since| timestamp(*since));
-            EndpointReport { since, ..report::endpoint(local, state, word, &provenance) }
-        };
-        self.endpoints.iter().map(status).collect()
-    }
-
-    /// What is missing until the policy of `pod` is in force on the interface of this name; nothing if it is.
-    #[must_use]
-    pub fn why_not_enforced(&self, interface: &str, pod: &PodKey) -> Option<String> {
-        let Some(local) = self.endpoints.iter().find(|local| local.interface == interface) else {
-            return Some(format!("interface {interface} is not there, or its name is not that of a pod's interface"));
-        };
-        if let Some(problem) = self.failed.get(&local.ifindex) {
-            return Some(problem.to_string());
-        }
-        if local.pod.as_ref() != Some(pod) {
-            let other = local.pod.as_ref().map_or_else(|| "nobody's".to_owned(), ToString::to_string);
-            return Some(format!("interface {interface} is {other}, not {pod}'s"));
-        }
-        if self.attached.get(&local.ifindex) != Some(&local.endpoint) {
-            return Some(format!("programs are not on interface {interface} yet"));
-        }
-        self.is_behind().then(|| "the kernel did not take all of the policy; see `netpol status`".to_owned())
-    }
-
     /// The maps, to read counters from.
     #[must_use]
     pub const fn store(&self) -> &KernelStore {
@@ -493,17 +314,6 @@ impl Enforcer {
     #[must_use]
     pub const fn endpoints(&self) -> &Endpoints {
         &self.endpoints
-    }
-}
-
-fn not_as_written(local: &Local, message: &str) -> Problem {
-    Problem {
-        severity: Severity::Refused,
-        origin: "node".to_owned(),
-        object: format!("interface {}", local.interface),
-        field: String::new(),
-        message: message.to_owned(),
-        effect: "policy is not enforced there as written until this is mended".to_owned(),
     }
 }
 

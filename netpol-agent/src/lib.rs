@@ -35,6 +35,7 @@ pub mod policy;
 pub mod preflight;
 pub mod problem;
 pub mod services;
+pub mod socket;
 pub mod source;
 
 #[cfg(test)]

@@ -11,7 +11,10 @@ pub(crate) mod feed;
 mod flows;
 mod metering;
 mod retire;
+mod runtime;
+mod standing;
 pub(crate) mod start;
+mod waiting;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -24,12 +27,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::asking::{Answer, Asking};
-use self::attach::Waiting;
 use self::feed::Feed;
 use self::flows::Flows;
 use self::metering::Metering;
+use self::runtime::RuntimeCache;
+use self::standing::Standing;
+use self::waiting::Waiting;
 use crate::attachments::Attachments;
 use crate::cli::{CniArgs, EXIT_OK, RunArgs};
+use crate::cluster::model::ClusterEvent;
 use crate::cni::install::CniInstaller;
 use crate::cni::records::Records;
 use crate::datapath::attach::Hooks;
@@ -40,7 +46,6 @@ use crate::datapath::jiffies::Jiffies;
 use crate::datapath::loader::{self, Datapath};
 use crate::datapath::pins::PinLock;
 use crate::enforcer::Enforcer;
-use crate::flow::export::Exporter;
 use crate::node::{Node, NodeConfig, NodeView};
 use crate::observe::admin::{Admin, Asked, Call, Request};
 use crate::observe::events_kube::PolicyEvents;
@@ -65,6 +70,7 @@ struct Pipeline {
     adopted: bool,
     attachments: Attachments,
     records: Records,
+    runtime: RuntimeCache,
     cni: CniArgs,
     socket: PathBuf,
     /// Keeps the plugin where the runtime finds it.
@@ -76,6 +82,8 @@ struct Pipeline {
     source_problems: Vec<Problem>,
     /// Other problems that the log has already.
     said: Vec<Problem>,
+    /// How things are, as it was told; none if that may have changed.
+    standing: Option<Standing>,
     node_name: String,
     enforce_own_node: bool,
     node: Node,
@@ -152,6 +160,7 @@ async fn assemble(args: &RunArgs) -> Result<(Pipeline, Inbox)> {
         adopted: datapath.adopted,
         attachments: Attachments::new(&args.node),
         records: Records::open(&args.state_dir)?,
+        runtime: RuntimeCache::new(args.cni.cni_cache.clone()),
         cni: args.cni.clone(),
         socket: args.socket.clone(),
         installer: None,
@@ -159,6 +168,7 @@ async fn assemble(args: &RunArgs) -> Result<(Pipeline, Inbox)> {
         asking,
         source_problems: Vec::new(),
         said: Vec::new(),
+        standing: None,
         node_name: args.node.clone(),
         enforce_own_node: args.enforce_own_node,
         node: Node::start(&node_config).await?,
@@ -170,7 +180,7 @@ async fn assemble(args: &RunArgs) -> Result<(Pipeline, Inbox)> {
     // One that ended before it had seen the cluster left maps, and every pod as it was before netpol.
     pipeline.adopted &= pipeline.enforcer.has_policy_from_before();
     pipeline.look_for_others(args).await;
-    pipeline.recall()?;
+    pipeline.recall().await?;
     pipeline.attachments.set_strangers(pipeline.strangers());
     pipeline.reload().await;
     let (sender, calls) = mpsc::channel(16);
@@ -243,6 +253,7 @@ impl Pipeline {
                 },
                 () = self.feed.changed() => self.reload().await,
                 Some(pod) = inbox.asked.recv() => self.take_asked(pod),
+                found = self.runtime.found() => self.take_found(found),
                 () = installer_changed(&mut self.installer) => self.tell_problems(),
                 () = self.node.changed() => self.enforce(),
                 records = inbox.ring.next() => {
@@ -273,11 +284,17 @@ impl Pipeline {
             say(problem);
         }
         self.source_problems = changes.problems;
-        self.asking.seen(&changes.events);
+        self.standing = None;
         if !changes.events.is_empty() {
             self.metering.taken();
         }
-        let events: Vec<_> = changes.events.into_iter().map(|event| self.attachments.take(event)).collect();
+        let events = self.asking.hear(changes.events, Instant::now());
+        self.take_events(events);
+    }
+
+    /// Takes events in as this node knows better.
+    fn take_events(&mut self, events: Vec<ClusterEvent>) {
+        let events: Vec<_> = events.into_iter().map(|event| self.attachments.take(event)).collect();
         self.flows.remember(&events, self.enforcer.cluster());
         self.enforcer.take(events);
     }
@@ -306,6 +323,7 @@ impl Pipeline {
     }
 
     fn enforce(&mut self) {
+        self.standing = None;
         if !self.begun {
             // Where nothing was enforced before, nothing is to be cut off for want of knowledge.
             if self.adopted {
@@ -326,6 +344,7 @@ impl Pipeline {
 
     /// Says what is newly wrong.
     fn tell_problems(&mut self) {
+        self.standing = None;
         let problems = self.problems();
         for problem in problems.iter().filter(|it| !self.said.contains(it)) {
             say(problem);
@@ -349,8 +368,7 @@ impl Pipeline {
         problems.extend(self.view().problems);
         problems.extend_from_slice(&self.preflight);
         problems.extend(self.installer.iter().flat_map(CniInstaller::problems).cloned());
-        problems.extend(self.node.bridge_problems());
-        problems.extend(self.flows.exporter().and_then(Exporter::problem));
+        problems.extend(self.outside_problems());
         problems
     }
 
@@ -366,12 +384,14 @@ impl Pipeline {
 
     fn retry(&mut self) {
         self.flows.tend(&self.enforcer);
-        self.enforcer.tend();
+        if self.enforcer.tend() {
+            self.standing = None;
+        }
         if self.enforcer.is_behind() || self.enforcer.wants_another_attempt() {
             self.enforce();
         }
         self.tend_attachments();
-        self.tell_authors();
+        self.tell_standing();
         self.publish_metrics();
     }
 
@@ -380,11 +400,15 @@ impl Pipeline {
         let value = match call.asked {
             Asked::Operator(Request::Retire) => return Some(call.answer),
             Asked::Plugin(request) => {
-                self.serve_plugin(request, call.answer).await;
+                self.serve_plugin(request, call.answer);
                 return None;
             }
             Asked::Operator(Request::Sync) => {
-                self.node.catch_up().await;
+                if !self.node.catch_up(RESOLVE_LIMIT).await {
+                    tracing::warn!(
+                        "the kernel did not tell of the node's interfaces (netlink) within {RESOLVE_LIMIT:?}"
+                    );
+                }
                 let changes = self.feed.take();
                 self.take(changes);
                 if self.begun {

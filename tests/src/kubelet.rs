@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::agent::Options;
 use crate::apiserver::{ApiServer, Kind};
 use crate::cluster::{Cluster, OUTSIDE, OUTSIDE_ADDRESSES, Wired};
-use crate::cni::{CniNode, Container};
+use crate::cni::{CniNode, Container, FLANNEL_FILE, Runtime};
 use crate::netns::Namespace;
 
 /// Where the API server listens, as kubeadm has it.
@@ -135,14 +135,25 @@ impl Kubelet {
     /// # Errors
     /// A [`CniError`](crate::cni::CniError) if a plugin refuses.
     pub fn attach(&self, cluster: &Cluster, sandbox: &mut Sandbox) -> Result<String> {
-        let runtime = self.cni(cluster)?.runtime();
-        let result = runtime.add(&runtime.network()?, &sandbox.container)?;
-        let list = |field: &str| result.get(field).and_then(Value::as_array).cloned().unwrap_or_default();
-        let address = |ip: &Value| ip.get("address")?.as_str()?.split('/').next()?.parse().ok();
-        sandbox.addresses = list("ips").iter().filter_map(address).collect();
-        let name = |it: &Value| Some(it.get("name")?.as_str()?.to_owned());
-        let interfaces: Vec<String> = list("interfaces").iter().filter_map(name).collect();
-        interfaces.into_iter().find(|name| name.starts_with("veth")).context("a result without a veth")
+        attach_by(&self.cni(cluster)?.runtime(), sandbox)
+    }
+
+    /// Starts a pod as [`Self::start`] does, by Flannel's configuration alone: around our plugin.
+    ///
+    /// # Errors
+    /// If it cannot be attached.
+    pub fn start_around(&self, cluster: &mut Cluster, spec: &PodSpec, id: &str) -> Result<Sandbox> {
+        let uid = self.create(spec);
+        let (namespace, mut sandbox) = self.sandbox(cluster, spec, (id, &uid))?;
+        let mut runtime = self.cni(cluster)?.runtime();
+        let alone = self.root.join("flannel-alone");
+        std::fs::create_dir_all(&alone)?;
+        std::fs::copy(runtime.conf_dir.join(FLANNEL_FILE), alone.join(FLANNEL_FILE))?;
+        runtime.conf_dir = alone;
+        let interface = attach_by(&runtime, &mut sandbox)?;
+        let addresses = sandbox.addresses.clone();
+        cluster.adopt_pod(&self.node, &spec.key(), Wired { namespace, interface, addresses })?;
+        Ok(sandbox)
     }
 
     /// Starts a pod up to where its containers run: its status is not reported yet.
@@ -198,6 +209,17 @@ impl Kubelet {
             "status": status,
         })
     }
+}
+
+/// Runs the plugins' ADD; returns the name of the interface.
+fn attach_by(runtime: &Runtime<'_>, sandbox: &mut Sandbox) -> Result<String> {
+    let result = runtime.add(&runtime.network()?, &sandbox.container)?;
+    let list = |field: &str| result.get(field).and_then(Value::as_array).cloned().unwrap_or_default();
+    let address = |ip: &Value| ip.get("address")?.as_str()?.split('/').next()?.parse().ok();
+    sandbox.addresses = list("ips").iter().filter_map(address).collect();
+    let name = |it: &Value| Some(it.get("name")?.as_str()?.to_owned());
+    let interfaces: Vec<String> = list("interfaces").iter().filter_map(name).collect();
+    interfaces.into_iter().find(|name| name.starts_with("veth")).context("a result without a veth")
 }
 
 fn text<'v>(object: &'v Value, field: &str) -> &'v str {

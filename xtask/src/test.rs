@@ -219,9 +219,8 @@ fn integration_tests() -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(&directory).with_context(|| format!("cannot read {}", directory.display()))? {
         let path = entry?.path();
-        if let (Some(stem), Some("rs")) =
-            (path.file_stem().and_then(|it| it.to_str()), path.extension().and_then(|it| it.to_str()))
-        {
+        let is_test = path.extension().is_some_and(|it| it == "rs") || path.join("main.rs").is_file();
+        if let Some(stem) = path.file_stem().and_then(|it| it.to_str()).filter(|_| is_test) {
             names.push(stem.to_owned());
         }
     }

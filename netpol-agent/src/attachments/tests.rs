@@ -172,7 +172,7 @@ fn with_the_plugin_in_place_a_stranger_is_held_and_told() {
     let bound = attachments.bind(&seen);
     assert!(behind(&bound, 8).is_empty(), "held at once");
     assert_eq!(bound.problems.len(), 1, "the plugin may be about to speak: {:?}", bound.problems);
-    assert!(attachments.is_word_missing(&seen));
+    assert_eq!(attachments.unspoken(&seen), BTreeSet::from([(8, "veth8".to_owned()), (9, "veth9".to_owned())]));
     assert!(attachments.look(&seen, start + Duration::from_secs(10)));
     let bound = attachments.bind(&seen);
     assert_eq!(behind(&bound, 7), ["10.0.0.1"], "the runtime's cache is root's word, if not the plugin's");

@@ -7,6 +7,9 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
 
 use super::protocol::{Attachment, AttachmentKey};
 use crate::problem::{Problem, Severity};
@@ -50,6 +53,19 @@ pub enum RecordError {
 #[derive(Debug)]
 pub struct Records {
     dir: PathBuf,
+    /// The number of the latest record.
+    latest: u64,
+}
+
+/// What a file holds.
+#[derive(Deserialize, Serialize)]
+struct Record<A> {
+    #[serde(flatten)]
+    attachment: A,
+    /// Later ones have greater numbers: two sandboxes of one pod may be made within one tick of the file system's clock, and
+    /// that clock may be set back. Files of earlier agents have none, and are older.
+    #[serde(default)]
+    sequence: u64,
 }
 
 impl Records {
@@ -60,21 +76,22 @@ impl Records {
     pub fn open(dir: &Path) -> Result<Self, RecordError> {
         let error = |source| RecordError::File { what: "make", path: dir.to_owned(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(error)?;
-        Ok(Self { dir: dir.to_owned() })
+        Ok(Self { dir: dir.to_owned(), latest: 0 })
     }
 
-    /// Every record, oldest first, and files that are none. What a killed agent left half-written is removed.
+    /// Every record, oldest first, and files that are none. What a killed agent left half-written is removed. Comes before the
+    /// first [`Self::put`], whose records are later than all of these.
     ///
     /// # Errors
     /// If the directory cannot be read.
-    pub fn load(&self) -> Result<(Vec<Attachment>, Vec<Problem>), RecordError> {
+    pub fn load(&mut self) -> Result<(Vec<Attachment>, Vec<Problem>), RecordError> {
         let error = |source| RecordError::File { what: "read", path: self.dir.clone(), source };
         let (mut found, mut problems) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(&self.dir).map_err(error)? {
             let path = entry.map_err(error)?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             if name.starts_with(UNFINISHED) {
-                self.erase(&path)?;
+                erase(&path)?;
             } else if name.ends_with(SUFFIX) {
                 match read(&path) {
                     Ok(record) => found.push(record),
@@ -82,18 +99,20 @@ impl Records {
                 }
             }
         }
-        found.sort_by_key(|(written, _)| *written);
-        Ok((found.into_iter().map(|(_, attachment)| attachment).collect(), problems))
+        found.sort_by_key(|(written, record)| (record.sequence, *written));
+        self.latest = found.last().map_or(0, |(_, record)| record.sequence);
+        Ok((found.into_iter().map(|(_, record)| record.attachment).collect(), problems))
     }
 
     /// Writes a record, in place of an earlier one of this key.
     ///
     /// # Errors
     /// If the key is none or the file cannot be written.
-    pub fn put(&self, attachment: &Attachment) -> Result<(), RecordError> {
+    pub fn put(&mut self, attachment: &Attachment) -> Result<(), RecordError> {
         let name = file_name(&attachment.key)?;
         let encode = |source| RecordError::Encode { key: attachment.key.clone(), source };
-        let text = serde_json::to_vec(attachment).map_err(encode)?;
+        self.latest += 1;
+        let text = serde_json::to_vec(&Record { attachment, sequence: self.latest }).map_err(encode)?;
         let (unfinished, path) = (self.dir.join(format!("{UNFINISHED}{name}")), self.dir.join(name));
         let error = |source| RecordError::File { what: "write", path: path.clone(), source };
         let mut options = fs::OpenOptions::new();
@@ -106,16 +125,16 @@ impl Records {
     /// # Errors
     /// If the key is none or the file cannot be removed.
     pub fn remove(&self, key: &AttachmentKey) -> Result<(), RecordError> {
-        self.erase(&self.dir.join(file_name(key)?))
+        erase(&self.dir.join(file_name(key)?))
     }
+}
 
-    fn erase(&self, path: &Path) -> Result<(), RecordError> {
-        match fs::remove_file(path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(RecordError::File { what: "remove", path: path.to_owned(), source })
-            }
-            _ => Ok(()),
+fn erase(path: &Path) -> Result<(), RecordError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(RecordError::File { what: "remove", path: path.to_owned(), source })
         }
+        _ => Ok(()),
     }
 }
 
@@ -129,22 +148,21 @@ pub fn clear(dir: &Path) -> Result<(), RecordError> {
         Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries.map_err(error)?,
     };
-    let records = Records { dir: dir.to_owned() };
     for entry in entries {
         let path = entry.map_err(error)?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if name.ends_with(SUFFIX) && (name.contains('@') || name.starts_with(UNFINISHED)) {
-            records.erase(&path)?;
+            erase(&path)?;
         }
     }
     Ok(())
 }
 
-fn read(path: &Path) -> Result<(std::time::SystemTime, Attachment), String> {
+fn read(path: &Path) -> Result<(SystemTime, Record<Attachment>), String> {
     let text = fs::read(path).map_err(|error| error.to_string())?;
     let written = fs::metadata(path).and_then(|meta| meta.modified()).map_err(|error| error.to_string())?;
-    let attachment: Attachment = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
-    Ok((written, attachment))
+    let record = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    Ok((written, record))
 }
 
 /// The name that a record of this key has, which cannot lead out of the directory.
@@ -196,7 +214,7 @@ mod tests {
     fn what_was_put_is_there_after_a_restart_until_it_is_removed() {
         let dir = directory("put");
         let (first, second) = (attachment("c1", "eth0"), attachment("c2", "eth0"));
-        let records = Records::open(&dir).unwrap();
+        let mut records = Records::open(&dir).unwrap();
         records.put(&first).unwrap();
         records.put(&second).unwrap();
         let (mut loaded, problems) = Records::open(&dir).unwrap().load().unwrap();
@@ -209,9 +227,39 @@ mod tests {
     }
 
     #[test]
+    fn records_are_in_the_order_they_were_put_whatever_the_clock_says_and_those_without_a_number_first() {
+        let dir = directory("order");
+        let mut records = Records::open(&dir).unwrap();
+        let path = |id: &str| dir.join(file_name(&attachment(id, "eth0").key).unwrap());
+        let at = |id: &str, seconds: u64| {
+            let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+            fs::File::open(path(id)).unwrap().set_modified(time).unwrap();
+        };
+        for id in ["c1", "c2"] {
+            records.put(&attachment(id, "eth0")).unwrap();
+        }
+        // As the agent before wrote them.
+        for id in ["b2", "b1"] {
+            fs::write(path(id), serde_json::to_vec(&attachment(id, "eth0")).unwrap()).unwrap();
+        }
+        let mut again = Records::open(&dir).unwrap();
+        again.load().unwrap();
+        again.put(&attachment("a", "eth0")).unwrap();
+        for (id, seconds) in [("a", 1), ("c2", 2), ("c1", 3), ("b1", 4), ("b2", 5)] {
+            at(id, seconds);
+        }
+        let loaded = Records::open(&dir).unwrap().load().unwrap().0;
+        let ids: Vec<&str> = loaded.iter().map(|it| it.key.container_id.as_str()).collect();
+        assert_eq!(ids, ["b1", "b2", "c1", "c2", "a"]);
+        // And such an agent reads what this one wrote.
+        assert!(serde_json::from_slice::<Attachment>(&fs::read(path("a")).unwrap()).is_ok());
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
     fn half_a_record_is_removed_and_a_broken_one_named() {
         let dir = directory("half");
-        let records = Records::open(&dir).unwrap();
+        let mut records = Records::open(&dir).unwrap();
         fs::write(dir.join(".new-c1@eth0.json"), "{").unwrap();
         fs::write(dir.join("c2@eth0.json"), "{").unwrap();
         let (loaded, problems) = records.load().unwrap();
@@ -224,7 +272,7 @@ mod tests {
     #[test]
     fn clearing_takes_records_and_nothing_else() {
         let dir = directory("clear");
-        let records = Records::open(&dir).unwrap();
+        let mut records = Records::open(&dir).unwrap();
         records.put(&attachment("c1", "eth0")).unwrap();
         for name in ["notes.txt", "other.json"] {
             fs::write(dir.join(name), "").unwrap();
@@ -240,7 +288,7 @@ mod tests {
     #[test]
     fn no_key_leads_out_of_the_directory() {
         let dir = directory("out");
-        let records = Records::open(&dir).unwrap();
+        let mut records = Records::open(&dir).unwrap();
         for (id, ifname) in
             [("../x", "eth0"), ("", "eth0"), ("c", "../../x"), ("c", ""), (".", "eth0"), ("c/d", "eth0")]
         {

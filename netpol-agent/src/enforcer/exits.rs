@@ -48,11 +48,13 @@ impl Enforcer {
         });
     }
 
-    /// Looks after what others can take away: call it now and then.
-    pub fn tend(&mut self) {
+    /// Looks after what others can take away: call it now and then. True if [`Enforcer::problems`] are others than before.
+    pub fn tend(&mut self) -> bool {
+        let before = self.backstop_problem.clone();
         if self.backstop.is_made() {
             let result = self.backstop.restore();
             self.judge_backstop(result);
         }
+        self.backstop_problem != before
     }
 }

@@ -30,6 +30,8 @@ use state::State;
 const RESYNC: Duration = Duration::from_secs(60);
 /// Pause before a new connection after one broke.
 const RECONNECT: Duration = Duration::from_secs(1);
+/// How long the kernel may take to tell everything; it takes milliseconds as a rule.
+const DUMP_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why netlink cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +47,9 @@ pub enum NodeError {
         /// The kernel's answer.
         source: rtnetlink::Error,
     },
+    /// No answer.
+    #[error("the kernel did not tell of all interfaces, addresses and routes (netlink) within {DUMP_LIMIT:?}")]
+    Silent,
 }
 
 /// Settings of the node side.
@@ -74,11 +79,22 @@ pub struct Node {
     /// When everything was asked for last; none if that is due at once.
     dumped: Option<Instant>,
     /// It is being asked for: by a task, so that a caller of [`Node::changed`] that never waits long keeps it from nothing.
-    dumping: Option<JoinHandle<Result<State, NodeError>>>,
+    dumping: Option<Dumping>,
+    /// How many times somebody wanted everything to be asked for, and how many of those were done.
+    wanted_looks: u64,
+    looks: u64,
     /// When to connect anew, after the connection broke.
     reconnect: Option<Instant>,
     /// The view moved and [`Node::changed`] has not said so yet.
     unreported: bool,
+}
+
+/// Everything being asked for.
+struct Dumping {
+    task: JoinHandle<Result<State, NodeError>>,
+    until: Instant,
+    /// [`Node::wanted_looks`] as it began.
+    looks: u64,
 }
 
 impl Node {
@@ -98,6 +114,8 @@ impl Node {
             again: None,
             dumped: Some(Instant::now()),
             dumping: None,
+            wanted_looks: 0,
+            looks: 0,
             reconnect: None,
             unreported: false,
         };
@@ -138,27 +156,35 @@ impl Node {
         &self.view
     }
 
-    /// Takes in everything that happened on the node before the call.
-    pub async fn catch_up(&mut self) {
-        // What was asked before is older.
-        self.forget_dump();
-        match self.netlink.dump().await {
-            Ok(state) => {
-                self.state = state;
-                self.dumped = Some(Instant::now());
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot ask the kernel for everything now");
-                self.dumped = None;
-            }
-        }
-        if let Err(error) = self.look() {
-            tracing::warn!(%error, "cannot look for pod addresses now");
-            self.dumped = None;
-        }
+    /// Has everything that happened on the node before the call taken in: that is done once [`Node::looks`] is the number
+    /// that this returns, which [`Node::changed`] reports. Who asks while the kernel is being asked shares the next time.
+    pub const fn look_anew(&mut self) -> u64 {
+        self.wanted_looks += 1;
+        self.wanted_looks
     }
 
-    /// Waits until the view has changed. Cancel safe: nothing is lost, the next call goes on.
+    /// How many of those are done.
+    #[must_use]
+    pub const fn looks(&self) -> u64 {
+        self.looks
+    }
+
+    /// Takes in everything that happened on the node before the call: true if that was done within `limit`.
+    pub async fn catch_up(&mut self, limit: Duration) -> bool {
+        let number = self.look_anew();
+        let wait = async {
+            while self.looks < number {
+                self.changed().await;
+            }
+        };
+        let is_done = tokio::time::timeout(limit, wait).await.is_ok();
+        // The caller has not looked at what was reported to this.
+        self.unreported = true;
+        is_done
+    }
+
+    /// Waits until the view has changed, or was looked at as [`Node::look_anew`] wanted. Cancel safe: nothing is lost, the
+    /// next call goes on.
     pub async fn changed(&mut self) {
         while !self.unreported {
             if let Some(due) = self.reconnect {
@@ -187,14 +213,7 @@ impl Node {
 
     /// One notification with all that wait behind it, one question that is due, or one full dump.
     async fn step(&mut self) -> Result<(), NodeError> {
-        let Some(dumped) = self.dumped else {
-            let dumping = self.dumping.get_or_insert_with(|| tokio::spawn(self.netlink.dump()));
-            let state = dumping.await;
-            self.dumping = None;
-            self.state = state.map_err(|error| NodeError::Connect(io::Error::other(error)))??;
-            self.dumped = Some(Instant::now());
-            return self.look();
-        };
+        let Some(dumped) = self.dumped.filter(|_| self.looks == self.wanted_looks) else { return self.dump().await };
         let resync = dumped + RESYNC;
         let due = self.again.map_or(resync, |again| again.min(resync));
         let notice = tokio::select! {
@@ -211,6 +230,28 @@ impl Node {
             next = self.netlink.waiting_notice();
         }
         if look { self.look() } else { Ok(()) }
+    }
+
+    /// Asks the kernel for everything, or goes on with that.
+    async fn dump(&mut self) -> Result<(), NodeError> {
+        let dumping = self.dumping.get_or_insert_with(|| Dumping {
+            task: tokio::spawn(self.netlink.dump()),
+            until: Instant::now() + DUMP_LIMIT,
+            looks: self.wanted_looks,
+        });
+        let looks = dumping.looks;
+        let state = tokio::time::timeout_at(dumping.until.into(), &mut dumping.task).await;
+        self.forget_dump();
+        let Ok(state) = state else { return Err(NodeError::Silent) };
+        self.state = state.map_err(|error| NodeError::Connect(io::Error::other(error)))??;
+        self.dumped = Some(Instant::now());
+        // While one look follows the other nobody else takes these.
+        while let Some(notice) = self.netlink.waiting_notice() {
+            self.take(notice);
+        }
+        self.unreported |= self.looks != looks;
+        self.looks = looks;
+        self.look()
     }
 
     /// True if the node is to be looked at again.
@@ -246,7 +287,7 @@ impl Node {
 
     fn forget_dump(&mut self) {
         if let Some(dumping) = self.dumping.take() {
-            dumping.abort();
+            dumping.task.abort();
         }
     }
 }

@@ -340,3 +340,36 @@ fn a_connection_that_broke_is_made_anew_by_a_busy_caller_too() {
         in_short_turns(&mut node, |view| view.interfaces.contains_key(&pod.ifindex())).await;
     });
 }
+
+#[test]
+fn who_asks_for_a_look_is_answered_on_a_quiet_node_too_and_many_at_once_with_one() {
+    with_node(bridge, async |mut node| {
+        until(&mut node, |_| true).await;
+        let numbers = [node.look_anew(), node.look_anew(), node.look_anew()];
+        tokio::time::timeout(LIMIT, node.changed()).await.unwrap();
+        assert_eq!(node.looks(), numbers[2]);
+        // One that comes while the kernel is being asked is not answered by what was asked before.
+        let early = node.look_anew();
+        tokio::time::timeout(Duration::ZERO, node.changed()).await.unwrap_err();
+        assert!(node.dumping.is_some());
+        let late = node.look_anew();
+        tokio::time::timeout(LIMIT, node.changed()).await.unwrap();
+        assert_eq!(node.looks(), early);
+        tokio::time::timeout(LIMIT, node.changed()).await.unwrap();
+        assert_eq!(node.looks(), late);
+        assert!(node.catch_up(LIMIT).await);
+    });
+}
+
+#[test]
+fn a_kernel_that_does_not_answer_is_asked_again_and_nobody_waits_for_it_for_ever() {
+    with_node(bridge, async |mut node| {
+        let until = Instant::now() + Duration::from_millis(300);
+        let number = node.look_anew();
+        node.dumping = Some(Dumping { task: tokio::spawn(std::future::pending()), until, looks: number });
+        assert!(!node.catch_up(Duration::from_millis(100)).await);
+        let pod = Pod::on_bridge("veth1", &["10.244.0.10/24"]);
+        in_short_turns(&mut node, |view| view.interfaces.contains_key(&pod.ifindex())).await;
+        assert!(node.looks() > number, "both questions are answered");
+    });
+}

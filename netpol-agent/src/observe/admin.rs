@@ -2,9 +2,7 @@
 //!
 //! Only root on the node may connect (file mode 0600): answers name pods and policies, and `sync` costs work.
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::cni::protocol::CniRequest;
+use crate::socket::{self, SocketError};
 
 /// A longer request is nobody's.
 const LONGEST_REQUEST: u64 = 1024 * 1024;
@@ -86,17 +85,9 @@ impl Admin {
     /// Listens at `path`, in place of a socket that nobody serves any more.
     ///
     /// # Errors
-    /// If the socket cannot be made there.
-    pub fn start(path: &Path, calls: mpsc::Sender<Call>) -> io::Result<Self> {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent)?;
-        }
-        let listener = UnixListener::bind(path)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    /// If the socket cannot be made there, as where something else lies.
+    pub fn start(path: &Path, calls: mpsc::Sender<Call>) -> Result<Self, SocketError> {
+        let listener = socket::bind(path)?;
         let task = tokio::spawn(serve(listener, calls));
         Ok(Self { path: path.to_owned(), task })
     }
@@ -105,8 +96,8 @@ impl Admin {
 impl Drop for Admin {
     fn drop(&mut self) {
         self.task.abort();
-        if let Err(error) = fs::remove_file(&self.path) {
-            tracing::debug!(path = %self.path.display(), %error, "cannot remove the socket");
+        if let Err(error) = socket::remove(&self.path) {
+            tracing::debug!(%error, "the socket stays");
         }
     }
 }

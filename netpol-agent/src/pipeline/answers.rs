@@ -29,13 +29,6 @@ impl Pipeline {
         });
     }
 
-    /// Has Events published on policies that are not enforced as written.
-    pub(super) fn tell_authors(&self) {
-        let Some(events) = self.policy_events.as_ref().filter(|_| self.begun) else { return };
-        let (state, endpoints) = (self.enforcer.cluster(), self.enforcer.statuses());
-        events.tell(report::troubles(state, &endpoints, &self.all_problems()));
-    }
-
     pub(super) fn status(&self) -> Value {
         let endpoints = self.enforcer.statuses();
         let problems = self.all_problems();

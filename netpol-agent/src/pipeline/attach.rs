@@ -1,44 +1,35 @@
 //! Requests of the CNI plugin: an ADD is answered when the pod's policy is in force on its interface.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use netpol_common::abi::{Endpoint, EndpointFlags};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::asking::Answer;
+use super::waiting::{Progress, TRY_AGAIN, Waiting, tell};
 use super::{Pipeline, say};
-use crate::attachments::{Origin, Strangers};
-use crate::cluster::model::{ClusterEvent, Object, ObjectRef, PodKey};
+use crate::attachments::{Origin, Strangers, usable_mac};
+use crate::cluster::model::{ClusterEvent, Object, PodKey};
+use crate::cni::PLUGIN_TYPE;
 use crate::cni::install::{CniInstaller, InstallOptions};
-use crate::cni::protocol::{Attachment, AttachmentKey, CniAnswer, CniRequest};
+use crate::cni::protocol::{Attachment, AttachmentKey, CniRequest};
 use crate::cni::records::RecordError;
-use crate::cni::{PLUGIN_TYPE, cache};
 use crate::problem::chain;
 
-/// How long an ADD waits; runtimes give up after minutes, and the kubelet tries again.
-const ADD_LIMIT: Duration = Duration::from_secs(20);
-/// "Try again later" (CNI spec 1.1, "Error").
-const TRY_AGAIN: u32 = 11;
 /// "The plugin is not available" (CNI spec 1.1, "STATUS").
 const NOT_AVAILABLE: u32 = 50;
 
-/// An ADD that waits for its pod.
-pub(super) struct Waiting {
-    key: AttachmentKey,
-    answer: oneshot::Sender<Value>,
-    deadline: Instant,
-}
-
 impl Pipeline {
     /// Serves a request of the plugin.
-    pub(super) async fn serve_plugin(&mut self, request: CniRequest, answer: oneshot::Sender<Value>) {
+    pub(super) fn serve_plugin(&mut self, request: CniRequest, answer: oneshot::Sender<Value>) {
         let outcome = match request {
-            CniRequest::Add(attachment) => match self.attach(attachment).await {
+            CniRequest::Add(attachment) => match self.attach(attachment) {
                 Ok(key) => {
-                    self.waiting.push(Waiting { key, answer, deadline: Instant::now() + ADD_LIMIT });
-                    self.answer_waiting();
+                    // The interface was there before the plugin was asked: whatever netlink has not told yet it can tell now.
+                    let look = self.node.look_anew();
+                    self.waiting.push(Waiting::new(key, answer, (Instant::now(), look)));
                     return self.ask_for_pods();
                 }
                 Err(message) => Err((TRY_AGAIN, message)),
@@ -58,37 +49,40 @@ impl Pipeline {
         tell(answer, outcome);
     }
 
-    /// Records an attachment and makes the datapath follow.
-    async fn attach(&mut self, attachment: Attachment) -> Result<AttachmentKey, String> {
+    /// Records an attachment; the datapath follows once the node was looked at.
+    fn attach(&mut self, attachment: Attachment) -> Result<AttachmentKey, String> {
         let key = attachment.key.clone();
+        // One that cannot be used leaves no file behind.
+        usable_mac(&attachment).map_err(|error| error.to_string())?;
         self.records.put(&attachment).map_err(|error| chain(&error))?;
         tracing::debug!(%key, pod = %attachment.pod_key(), interface = attachment.host_interface, "CNI ADD");
         let events = self.attachments.add(attachment, Origin::Plugin).map_err(|error| error.to_string())?;
         self.enforcer.take(events);
-        // The interface was there before the plugin was asked: whatever netlink has not told yet it can tell now.
-        self.node.catch_up().await;
-        self.enforce();
         Ok(key)
     }
 
     /// Forgets attachments.
     fn let_go(&mut self, keys: impl IntoIterator<Item = AttachmentKey>) {
         for key in keys {
-            if let Err(error) = self.records.remove(&key) {
-                tracing::warn!(%key, "{}", chain(&error));
-            }
+            self.forget_record(&key);
+            self.runtime.ended(&key);
             let pod = self.attachments.get(&key).map(Attachment::pod_key);
             let events = self.attachments.remove(&key);
             self.enforcer.take(events);
             // The source never saw it: nobody else would end it. An earlier sandbox's DEL, or an earlier pod's of the name, that
             // comes late does not.
             let is_last = |pod: &PodKey| !self.attachments.is_attached(pod);
-            if let Some(unseen) = pod.filter(is_last).filter(|pod| self.asking.end(pod)) {
-                let gone = self.attachments.take(ClusterEvent::Delete(ObjectRef::Pod(unseen)));
-                self.enforcer.take([gone]);
+            if let Some(left) = pod.filter(is_last).and_then(|pod| self.asking.end(&pod)) {
+                self.take_events(vec![left]);
             }
         }
         self.enforce();
+    }
+
+    fn forget_record(&self, key: &AttachmentKey) {
+        if let Err(error) = self.records.remove(key) {
+            tracing::warn!(%key, "{}", chain(&error));
+        }
     }
 
     /// Forgets what the runtime no longer has.
@@ -118,9 +112,9 @@ impl Pipeline {
 
     /// Takes in a pod that was asked for.
     pub(super) fn take_asked(&mut self, answer: Answer) {
-        let Some(pod) = self.asking.take(answer) else { return };
-        let event = self.attachments.take(ClusterEvent::Apply(Object::Pod(pod)));
-        self.enforcer.take([event]);
+        let attachments = &self.attachments;
+        let Some(pod) = self.asking.take(answer, |pod| attachments.has_pod(pod)) else { return };
+        self.take_events(vec![ClusterEvent::Apply(Object::Pod(pod))]);
         self.enforce();
     }
 
@@ -128,15 +122,8 @@ impl Pipeline {
     pub(super) fn answer_waiting(&mut self) {
         let now = Instant::now();
         for waiting in std::mem::take(&mut self.waiting) {
-            match self.why_not_in_force(&waiting.key) {
-                None => tell(waiting.answer, Ok(())),
-                Some(why) if now >= waiting.deadline => {
-                    tell(waiting.answer, Err((TRY_AGAIN, format!("not in force within {ADD_LIMIT:?}: {why}"))));
-                }
-                // Its plugin was killed: the runtime sends a DEL.
-                Some(_) if waiting.answer.is_closed() => {}
-                Some(_) => self.waiting.push(waiting),
-            }
+            let progress = Progress { looks: self.node.looks(), missing: self.why_not_in_force(&waiting.key) };
+            self.waiting.extend(waiting.judge(progress, now));
         }
     }
 
@@ -156,16 +143,19 @@ impl Pipeline {
     }
 
     /// Takes in what the plugin told an earlier agent, and what the runtime knows of pods from before.
-    pub(super) fn recall(&mut self) -> Result<(), RecordError> {
+    pub(super) async fn recall(&mut self) -> Result<(), RecordError> {
         let (attachments, problems) = self.records.load()?;
         problems.iter().for_each(say);
         for attachment in attachments {
             let key = attachment.key.clone();
             if let Err(error) = self.attachments.add(attachment, Origin::Plugin) {
-                tracing::warn!(%key, %error, "cannot use the record of an attachment");
+                tracing::warn!(%key, %error, "the record of an attachment cannot be used, and is removed");
+                self.forget_record(&key);
             }
         }
         self.ask_runtime();
+        let found = self.runtime.finish().await;
+        self.take_cached(found);
         Ok(())
     }
 
@@ -182,24 +172,25 @@ impl Pipeline {
         Strangers::Held { except: before.filter(|ifindex| !self.adopted || found.contains(ifindex)).collect() }
     }
 
-    /// Looks into the runtime's cache of results for interfaces that nobody told of; true if it told something new.
-    fn ask_runtime(&mut self) -> bool {
+    /// Has the runtime's cache of results looked into for interfaces that nobody told of.
+    fn ask_runtime(&mut self) {
         let view = self.node.view();
-        if !self.attachments.is_word_missing(view) {
-            return false;
+        let names = view.interfaces.values().map(|interface| interface.name.clone()).collect();
+        self.runtime.look(self.attachments.unspoken(view), names, Instant::now());
+    }
+
+    /// Takes in what the runtime's cache holds, and enforces it if it is something new.
+    pub(super) fn take_found(&mut self, found: Vec<Attachment>) {
+        if self.take_cached(found) {
+            self.enforce();
         }
+    }
+
+    fn take_cached(&mut self, found: Vec<Attachment>) -> bool {
+        let view = self.node.view();
         let names: BTreeSet<&str> = view.interfaces.values().map(|interface| interface.name.as_str()).collect();
-        let directory = &self.cni.cni_cache;
-        let cached = match cache::read(directory, |name| names.contains(name)) {
-            Ok(cached) => cached,
-            Err(error) => {
-                let directory = directory.display();
-                tracing::debug!(%directory, %error, "cannot read the runtime's cache of CNI results");
-                return false;
-            }
-        };
         let mut is_news = false;
-        for attachment in cached.attachments {
+        for attachment in found {
             let (key, interface) = (attachment.key.clone(), attachment.host_interface.as_str());
             // The runtime drops its result after the last plugin's DEL, and ours has the first.
             let is_there = names.contains(interface) && !self.attachments.is_leaving(interface);
@@ -246,24 +237,16 @@ impl Pipeline {
         let now = Instant::now();
         let is_alarm = self.attachments.look(self.node.view(), now);
         let left_behind = self.attachments.left_behind(now);
+        let overdue = self.asking.overdue(now);
+        let is_behind = is_alarm || !overdue.is_empty();
+        self.take_events(overdue);
         if !left_behind.is_empty() {
             self.let_go(left_behind);
-        } else if self.ask_runtime() || is_alarm {
+        } else if is_behind {
             self.enforce();
         }
+        self.ask_runtime();
         self.answer_waiting();
         self.ask_for_pods();
-    }
-}
-
-fn tell(answer: oneshot::Sender<Value>, outcome: Result<(), (u32, String)>) {
-    let answered = match outcome {
-        Ok(()) => CniAnswer::Done,
-        Err((code, message)) => CniAnswer::Failed { code, message },
-    };
-    let value = serde_json::to_value(&answered)
-        .unwrap_or_else(|error| json!({ "result": "failed", "code": TRY_AGAIN, "message": error.to_string() }));
-    if answer.send(value).is_err() {
-        tracing::debug!("a plugin did not wait for its answer");
     }
 }

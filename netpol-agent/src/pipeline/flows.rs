@@ -42,6 +42,8 @@ pub(super) struct Flows {
     pod_events: Option<PodEvents>,
     agent_namespace: String,
     has_peers: bool,
+    /// Pods of agents, or the addresses of this node, may have changed.
+    peers_due: bool,
     /// Events that the programs could not hand over, as far as observers were told.
     told_lost: Option<u64>,
     told_refused: BTreeMap<u16, u64>,
@@ -84,6 +86,7 @@ impl Flows {
             pod_events: client.filter(|_| args.export.pod_events).map(|client| PodEvents::start(client, &args.node)),
             agent_namespace: args.flow.agent_namespace.clone(),
             has_peers: advertised.is_some(),
+            peers_due: true,
             told_lost: None,
             told_refused: BTreeMap::new(),
             unknown: 0,
@@ -91,9 +94,10 @@ impl Flows {
         })
     }
 
-    /// Remembers the pods that these events take away, before they are taken in.
+    /// Remembers the pods that these events take away, and whether they concern agents, before they are taken in.
     pub(super) fn remember(&mut self, events: &[ClusterEvent], cluster: &ClusterState) {
         let now = SystemTime::now();
+        self.peers_due |= events.iter().any(|event| peers::concerns(event, &self.agent_namespace));
         let known = |key: &PodKey| cluster.pod(key).filter(|pod| is_live(pod));
         for event in events {
             let gone = match event {
@@ -110,6 +114,7 @@ impl Flows {
     /// The addresses of this node, from now on.
     pub(super) fn set_own_addresses(&mut self, addresses: &BTreeSet<IpAddr>) {
         if self.own_addresses != *addresses {
+            self.peers_due = true;
             self.own_addresses.clone_from(addresses);
         }
     }
@@ -173,7 +178,7 @@ impl Flows {
         }
         let newly_refused = enforcer.endpoints().iter().map(|local| self.newly_refused(local.slot, enforcer)).sum();
         self.hub.lost(LostEventSource::ObserverEventsQueue, newly_refused);
-        if self.has_peers {
+        if self.has_peers && std::mem::take(&mut self.peers_due) {
             let mut peers = peers::of_cluster(enforcer.cluster(), &self.agent_namespace);
             // Without a pod of its own it is a peer all the same.
             let own = self.own_addresses.first().filter(|_| !peers.iter().any(|peer| *peer.name == *self.node));

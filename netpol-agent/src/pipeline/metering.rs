@@ -13,7 +13,6 @@ use crate::datapath::pins::PinDir;
 use crate::flow::export::Exporter;
 use crate::observe::health::HealthAddress;
 use crate::observe::metrics::{Metrics, MetricsServer, Sizes, Snapshot};
-use crate::observe::report;
 
 /// The metrics, and what the loop keeps for them.
 pub(super) struct Metering {
@@ -58,9 +57,7 @@ impl Metering {
 impl Pipeline {
     /// Publishes how things are, where somebody may ask.
     pub(super) fn publish_metrics(&mut self) {
-        if self.metering.server.is_none() {
-            return;
-        }
+        let Some(standing) = self.standing.as_ref().filter(|_| self.metering.server.is_some()) else { return };
         let generation = self.enforcer.enforced_generation();
         let sizes = match self.metering.sizes.take() {
             Some((of, sizes)) if of == generation => sizes,
@@ -74,8 +71,8 @@ impl Pipeline {
         let counts = self.flows.counts(None);
         self.metering.metrics.publish(Snapshot {
             sizes,
-            endpoints: report::pod_counts(&self.enforcer.statuses()),
-            problems: report::problem_counts(&self.all_problems()),
+            endpoints: standing.pods,
+            problems: standing.problems,
             source: self.feed.report(),
             behind: self.enforcer.is_behind(),
             unresolved: self.node.view().unresolved.len(),

@@ -7,6 +7,7 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::netns::Namespace;
@@ -80,6 +81,12 @@ pub struct Running {
 }
 
 impl Running {
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed())
+    }
+
     /// Gives it its input, and the end of it.
     ///
     /// # Errors

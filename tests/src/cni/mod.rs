@@ -17,7 +17,7 @@ use anyhow::{Context, Result};
 
 pub use self::call::{Call, Finished, Running};
 pub use self::fake::{FakeAgent, Manner};
-pub use self::node::{CniNode, FLANNEL};
+pub use self::node::{CniNode, FLANNEL, FLANNEL_FILE};
 pub use self::runtime::{CniError, Container, Network, Runtime};
 
 /// Where Debian's package containernetworking-plugins puts them.

@@ -27,6 +27,9 @@ pub const FLANNEL: &str = r#"{
 }
 "#;
 
+/// Its file.
+pub const FLANNEL_FILE: &str = "10-flannel.conflist";
+
 /// A node's directories of CNI.
 #[derive(Debug)]
 pub struct CniNode<'a> {
@@ -77,7 +80,7 @@ impl<'a> CniNode<'a> {
         let subnets = (format!("10.244.{}.", self.number), format!("fd00:10:244:{}:", self.number));
         let text = FLANNEL.replace("10.244.1.", &subnets.0).replace("fd00:10:244:1:", &subnets.1);
         let text = text.replace("DATA", &self.data_dir().display().to_string()).replace("0.3.1", version);
-        fs::write(self.conf_dir().join("10-flannel.conflist"), text).context("cannot write Flannel's configuration")
+        fs::write(self.conf_dir().join(FLANNEL_FILE), text).context("cannot write Flannel's configuration")
     }
 
     /// `/etc/cni/net.d`.

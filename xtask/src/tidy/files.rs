@@ -55,13 +55,14 @@ fn unreachable(sources: &[Source]) -> Vec<Finding> {
         .collect()
 }
 
-/// `src/lib.rs`, `src/main.rs`, `src/bin/x.rs`, `tests/x.rs`, `benches/x.rs`, `examples/x.rs` and `build.rs` of a package.
+/// `src/lib.rs`, `src/main.rs`, `src/bin/x.rs`, `tests/x.rs`, `tests/x/main.rs`, `benches/x.rs`, `examples/x.rs` and `build.rs`
+/// of a package.
 fn is_root(path: &str) -> bool {
     let Some((_package, inside)) = path.split_once('/') else { return false };
     match inside.split('/').collect::<Vec<_>>().as_slice() {
         ["build.rs"] | ["src", "lib.rs" | "main.rs"] => true,
         ["src", "bin", file] | ["tests" | "benches" | "examples", file] => file.ends_with(".rs"),
-        ["src", "bin", _, "main.rs"] => true,
+        ["src", "bin", _, "main.rs"] | ["tests", _, "main.rs"] => true,
         _ => false,
     }
 }
@@ -130,6 +131,8 @@ mod tests {
             Source::new("p/src/b/c.rs", "//! x\n"),
             Source::new("p/src/lost.rs", "//! x\n"),
             Source::new("p/tests/netns.rs", "//! x\nmod netns_shop { }\n"),
+            Source::new("p/tests/kube/main.rs", "//! x\nmod scene;\n"),
+            Source::new("p/tests/kube/scene.rs", "//! x\n"),
         ];
         let found: Vec<String> = check(&sources).into_iter().map(|finding| finding.path).collect();
         assert_eq!(found, ["p/src/lost.rs"]);

@@ -154,9 +154,10 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         path: "netpol-agent/src/observe/hubble",
-        may_use: Some(&["cluster", "flow"]),
+        may_use: Some(&["cluster", "flow", "socket"]),
         never: &["kube", "k8s_openapi", "aya"],
     },
+    Layer { path: "netpol-agent/src/socket", may_use: Some(&[]), never: &["kube", "k8s_openapi", "aya", "rtnetlink"] },
     Layer { path: "netpol-agent/src/observe/hubble/filter", may_use: Some(&["observe::hubble::proto"]), never: IMPURE },
     Layer {
         path: "netpol-agent/src/client/observe",

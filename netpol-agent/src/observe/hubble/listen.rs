@@ -3,12 +3,11 @@
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::transport::server::Router;
@@ -20,6 +19,7 @@ use super::proto::DESCRIPTORS;
 use super::proto::observer::observer_server::ObserverServer;
 use super::proto::peer::peer_server::PeerServer;
 use super::service::Services;
+use crate::socket::{self, SocketError};
 
 /// The service that `hubble status` asks the health of.
 const HEALTH_NAME: &str = "hubble.server.Observer";
@@ -33,13 +33,8 @@ const STREAMS: u32 = 64;
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// The socket.
-    #[error("cannot make the socket {}", path.display())]
-    Socket {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    #[error("cannot make the socket")]
+    Socket(#[source] SocketError),
     /// The address.
     #[error("cannot listen on {address}")]
     Bind {
@@ -95,9 +90,9 @@ impl Drop for Served {
     fn drop(&mut self) {
         self.task.abort();
         if let Some(path) = &self.socket
-            && let Err(error) = fs::remove_file(path)
+            && let Err(error) = socket::remove(path)
         {
-            tracing::debug!(path = %path.display(), %error, "cannot remove the socket");
+            tracing::debug!(%error, "the socket stays");
         }
     }
 }
@@ -108,26 +103,13 @@ impl Drop for Served {
 /// If the socket cannot be made there.
 pub fn on_socket(path: &Path, hub: Arc<Hub>, address: Address) -> Result<Served, ListenError> {
     let router = router(Server::builder(), hub, address)?;
-    let bound = bind(path).map_err(|source| ListenError::Socket { path: path.to_owned(), source })?;
+    let bound = socket::bind(path).map_err(ListenError::Socket)?;
     let task = tokio::spawn(async move {
         if let Err(error) = router.serve_with_incoming(UnixListenerStream::new(bound)).await {
             tracing::error!(%error, "flows are served on the unix socket no more");
         }
     });
     Ok(Served { task, socket: Some(path.to_owned()), address: None })
-}
-
-fn bind(path: &Path) -> io::Result<UnixListener> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
 }
 
 /// Serves on TCP.

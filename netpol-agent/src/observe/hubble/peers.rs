@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::convert::CLUSTER;
 use super::proto::peer::{ChangeNotification, ChangeNotificationType, Tls};
 use crate::cluster::ClusterState;
-use crate::cluster::model::Pod;
+use crate::cluster::model::{ClusterEvent, Object, ObjectRef, Pod};
 
 /// The label of the agents' pods.
 const NAME_LABEL: &str = "app.kubernetes.io/name";
@@ -36,6 +36,17 @@ pub fn of_cluster(cluster: &ClusterState, namespace: &str) -> Vec<PeerNode> {
     peers.sort_unstable();
     peers.dedup_by(|one, other| one.name == other.name);
     peers
+}
+
+/// True if this may change what [`of_cluster`] finds: most pods are in other namespaces.
+#[must_use]
+pub fn concerns(event: &ClusterEvent, namespace: &str) -> bool {
+    match event {
+        ClusterEvent::Apply(Object::Pod(Pod { key, .. })) | ClusterEvent::Delete(ObjectRef::Pod(key)) => {
+            *key.namespace == *namespace
+        }
+        ClusterEvent::Apply(_) | ClusterEvent::Delete(_) => false,
+    }
 }
 
 /// What one relay was told.

@@ -5,6 +5,7 @@ use super::{Mutant, Suite};
 const TABLES: &str = "netpol-ebpf/src/tables.rs";
 const MAIN: &str = "netpol-ebpf/src/main.rs";
 const ENFORCER: &str = "netpol-agent/src/enforcer.rs";
+const ROLES: &str = "netpol-agent/src/enforcer/roles.rs";
 const CHURN: &str = "allowed_traffic_loses_nothing_and_denied_traffic_gains_nothing_while_labels_and_policies_change";
 
 pub(super) const MUTANTS: &[Mutant] = &[
@@ -120,9 +121,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "own-addresses-not-told",
-        file: ENFORCER,
+        file: ROLES,
         original: "let roles = services::address_roles(self.compiler.state(), &view.own_addresses);",
-        fault: "let roles = services::address_roles(self.compiler.state(), &BTreeSet::new());",
+        fault: "let roles = services::address_roles(self.compiler.state(), &std::collections::BTreeSet::new());",
         suite: Suite::NetnsShop,
         test: "the_shop_is_reached_as_its_policies_say_in_both_families",
         why: "the kubelet's probes fail",

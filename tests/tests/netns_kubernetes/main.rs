@@ -2,125 +2,26 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
 
-use std::sync::Arc;
+mod restart;
+mod site;
+
 use std::time::{Duration, Instant};
 
 use netpol_agent::access;
 use netpol_tests::agent::{Agent, Version, cleanup};
-use netpol_tests::apiserver::{ApiServer, Kind};
-use netpol_tests::cluster::Cluster;
+use netpol_tests::apiserver::Kind;
 use netpol_tests::cni::CniError;
 use netpol_tests::footprint::Footprint;
-use netpol_tests::kubelet::{Kubelet, PodSpec, Sandbox, api_server};
-use netpol_tests::level::has_agent;
-use netpol_tests::probe::{Outcome, PATIENCE, Probe, SILENCE};
+use netpol_tests::kubelet::PodSpec;
+use netpol_tests::level::{has_agent, is_full};
+use netpol_tests::probe::{Outcome, PATIENCE, SILENCE};
 use netpol_tests::servers::Transport;
-use serde_json::{Value, json};
+use serde_json::json;
 
-const PORT: u16 = 8080;
+use self::site::{Site, allow, client, pods_start_by_our_plugin, policy, server, stranger};
 
-/// Nobody gets in but clients, to servers, on one port; nobody gets out but to servers.
-fn policies(api: &ApiServer) {
-    for name in ["shop", "other"] {
-        api.apply(&json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name, "labels": { "team": name } } }));
-    }
-    api.apply(&policy("default-deny", &json!({ "podSelector": {}, "policyTypes": ["Ingress"] })));
-    api.apply(&policy("clients-to-servers", &allow("client")));
-}
-
-fn policy(name: &str, spec: &Value) -> Value {
-    let metadata = json!({ "namespace": "shop", "name": name });
-    json!({ "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata, "spec": spec })
-}
-
-fn allow(role: &str) -> Value {
-    json!({
-        "podSelector": { "matchLabels": { "role": "server" } },
-        "ingress": [{
-            "from": [{ "podSelector": { "matchLabels": { "role": role } } }],
-            "ports": [{ "port": PORT }, { "port": PORT, "protocol": "UDP" }],
-        }],
-    })
-}
-
-/// A cluster with its API server, and kubelets of its nodes.
-struct Site {
-    api: Arc<ApiServer>,
-    kubelets: Vec<Kubelet>,
-    cluster: Cluster,
-    pods: usize,
-}
-
-impl Site {
-    fn new(nodes: &[&str]) -> Self {
-        let cluster = Cluster::start(nodes, &[]).unwrap();
-        let api = Arc::new(api_server(&cluster).unwrap());
-        policies(&api);
-        let kubelets =
-            (1..).zip(nodes).map(|(number, node)| Kubelet::new(&cluster, api.clone(), node, number).unwrap());
-        Self { kubelets: kubelets.collect(), api, cluster, pods: 0 }
-    }
-
-    fn agent(&self, node: usize) -> Agent {
-        Agent::start(&self.cluster, &self.kubelets[node].agent_options().unwrap()).unwrap()
-    }
-
-    fn id(&mut self) -> String {
-        self.pods += 1;
-        format!("sandbox{}", self.pods)
-    }
-
-    /// A pod up to where its containers run; its status has no addresses yet.
-    fn start(&mut self, node: usize, spec: &PodSpec) -> Sandbox {
-        let id = self.id();
-        let sandbox = self.kubelets[node].start(&mut self.cluster, spec, &id).unwrap();
-        for transport in [Transport::Tcp, Transport::Udp] {
-            self.cluster.serve(&spec.key(), transport, [PORT]).unwrap();
-        }
-        sandbox
-    }
-
-    fn ask(&self, from: &str, to: &str, (transport, ipv6): (Transport, bool), limit: Duration) -> Outcome {
-        let probe = Probe::new(&self.cluster, from, (to, transport, PORT), ipv6).unwrap();
-        self.cluster.probe(&probe, limit).unwrap()
-    }
-
-    /// Every way from one place to another.
-    fn reaches(&self, from: &str, to: &str) -> Vec<Outcome> {
-        let ways = [Transport::Tcp, Transport::Udp].into_iter().flat_map(|way| [(way, false), (way, true)]);
-        ways.map(|(way, ipv6)| self.ask(from, to, (way, ipv6), PATIENCE)).collect()
-    }
-
-    fn is_refused(&self, from: &str, to: &str) -> bool {
-        let ways = [Transport::Tcp, Transport::Udp].into_iter().flat_map(|way| [(way, false), (way, true)]);
-        ways.into_iter().all(|(way, ipv6)| self.ask(from, to, (way, ipv6), SILENCE) == Outcome::Silence)
-    }
-}
-
-fn server(name: &str) -> PodSpec {
-    PodSpec::new("shop", name, ("role", "server"))
-}
-
-fn client(name: &str) -> PodSpec {
-    PodSpec::new("shop", name, ("role", "client"))
-}
-
-fn stranger(name: &str) -> PodSpec {
-    PodSpec::new("other", name, ("role", "client"))
-}
-
-fn pods_start_by_our_plugin(site: &Site, node: usize) {
-    let limit = Instant::now() + Duration::from_secs(10);
-    let kubelet = &site.kubelets[node];
-    loop {
-        let network = kubelet.cni(&site.cluster).unwrap().runtime().network().unwrap();
-        if network.types().last() == Some(&"netpol-cni") {
-            return;
-        }
-        assert!(Instant::now() < limit, "the plugin is not in the chain: {:?}", network.types());
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
+/// Peers whose delay is measured in the quick tier, and in the full one: enough for a 99th percentile.
+const SAMPLES: (usize, usize) = (20, 200);
 
 #[test]
 fn verdicts_on_a_node_are_right_from_packet_one_before_any_status_says_an_address() {
@@ -158,7 +59,7 @@ fn a_remote_peer_counts_soon_after_its_address_is_visible() {
     let to = site.start(1, &server("server"));
     site.kubelets[1].report(&to);
     let mut taken = Vec::new();
-    for round in 0..20 {
+    for round in 0..if is_full() { SAMPLES.1 } else { SAMPLES.0 } {
         let spec = client(&format!("client{round}"));
         let sandbox = site.start(0, &spec);
         assert_eq!(
@@ -174,11 +75,17 @@ fn a_remote_peer_counts_soon_after_its_address_is_visible() {
             assert!(visible.elapsed() < PATIENCE, "{} never counts", spec.key());
         }
         taken.push(visible.elapsed());
+        site.kubelets[0].end(&mut site.cluster, &sandbox).unwrap();
     }
     taken.sort();
-    println!("from podIPs visible to allowed on the other node: {taken:?}");
-    let worst = taken.last().unwrap();
-    assert!(*worst < Duration::from_millis(100), "{taken:?}");
+    let (median, worst) = (taken[taken.len() / 2], taken[taken.len() - 1]);
+    // Of twenty none may be late; of two hundred, two.
+    let p99 = taken[(taken.len() * 99).div_ceil(100) - 1];
+    println!(
+        "{} peers, from podIPs visible to allowed on the other node: median {median:?}, p99 {p99:?}, worst {worst:?}",
+        taken.len()
+    );
+    assert!(p99 < Duration::from_millis(100), "{taken:?}");
     near.stop().unwrap();
     far.stop().unwrap();
 }
