@@ -5,7 +5,7 @@
 //! stays, and pods in it are never ready, as a service of the cluster's own that selects one would send its clients there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -68,6 +68,10 @@ impl<'a> Stage<'a> {
             if by == By::ServiceIp {
                 services.extend(addresses(&list("services")?, "/spec/clusterIP")?);
             }
+        }
+        // Nobody asks these, and descriptions of clusters want an address for each.
+        for (number, external) in (1..).zip(&spec.externals) {
+            plan.insert(external.name.clone(), Ipv4Addr::new(192, 0, 2, number).into());
         }
         ensure!(
             spec.pods.iter().all(|pod| plan.contains_key(&pod.pod)),
