@@ -192,7 +192,7 @@ fn settings(suite: &str) -> Settings {
 
 #[test]
 fn suites_run_to_their_end_in_a_cluster_that_enforces() {
-    for (suite, least) in [("recipes", 100), ("e2e-netpol", 400), ("guides", 100)] {
+    for (suite, least) in [("recipes", 100), ("e2e-netpol", 400), ("guides", 80)] {
         let double = Double::with_own_namespaces();
         let said = RefCell::new(Vec::new());
         let tally = run(&settings(suite), &double, "prober", |line| said.borrow_mut().push(line.to_owned())).unwrap();
