@@ -30,8 +30,9 @@ pub const AGENT: &[Access] = &[
     row("events.k8s.io", "events", &["create", "patch"], "what of a policy cannot be enforced"),
 ];
 
-/// `netpol cleanup --all-nodes`, in the agents' namespace; `netpol status` and its like from outside need no less. API servers
-/// before 1.35 take an exec over WebSocket for a `get`, later ones for a `create`.
+/// `netpol cleanup --all-nodes`, in the agents' namespace; `netpol status` and its like from outside need no less. An exec over
+/// WebSocket is a GET request, so `get` is asked for; from 1.35 on API servers ask for `create` besides
+/// (kubernetes/kubernetes#134577).
 pub const CLIENT: &[Access] = &[
     row("", "pods", &["list"], "finds the agents"),
     row("", "pods/exec", &["create", "get"], "asks each agent in its own pod"),

@@ -144,7 +144,9 @@ fn bench(helm: &Helm) -> Bench {
         values.push(overlay(base, path, other));
     }
     values.extend(REFUSED.iter().map(|(values, _)| (*values).to_owned()));
-    let answer: Answer = helm.ask(&Request { chart: chart_with_files(), values: values.clone() }).unwrap();
+    let chart = chart_with_files();
+    let answer: Answer = helm.ask(&Request { chart: chart.clone(), values: values.clone() }).unwrap();
+    std::fs::remove_dir_all(chart).unwrap();
     let mut each = answer.each().zip(&values);
     let mut next = || {
         let (templates, values) = each.next().unwrap();

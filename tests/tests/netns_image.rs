@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::OnceLock;
@@ -48,6 +49,20 @@ fn assert_measured(shop: &Shop, expected: &Table) {
     assert_eq!(expected.differences(&measured), []);
 }
 
+/// What was looked at, by lines of `netpol-agent preflight`.
+fn checks(text: &str) -> BTreeSet<&str> {
+    let lines = text.lines().filter(|line| ["ok ", "note", "FAIL"].iter().any(|it| line.starts_with(it)));
+    lines.filter_map(|line| Some(line.get(6..)?.split_once(": ")?.0)).collect()
+}
+
+/// The example in deploy/README.md.
+fn documented() -> String {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/README.md");
+    let text = std::fs::read_to_string(readme).unwrap();
+    let (_, example) = text.split_once("/netpol-agent preflight\n").unwrap();
+    example.split("```").next().unwrap().to_owned()
+}
+
 #[test]
 fn the_agent_enforces_with_what_the_daemonset_gives_it_and_nothing_else() {
     if !has_containers() {
@@ -81,6 +96,10 @@ fn the_agent_enforces_with_what_the_daemonset_gives_it_and_nothing_else() {
 
     let told = container.exec(&["netpol", "status", "-o", "json"]).unwrap();
     assert!(serde_json::from_slice::<Value>(&told.stdout).is_ok(), "{}", said(&told));
+
+    let looked = container.exec(&["netpol-agent", "preflight"]).unwrap();
+    assert!(looked.status.success(), "{}", said(&looked));
+    assert_eq!(checks(&String::from_utf8_lossy(&looked.stdout)), checks(&documented()), "{}", said(&looked));
 
     // The next container finds what this one left, as after an upgrade; meanwhile nothing changes.
     assert!(agent.stop().unwrap().success());

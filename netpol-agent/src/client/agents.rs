@@ -1,6 +1,6 @@
 //! Asks the agents of a cluster: finds their pods through the API server and runs `netpol` in each, all at once.
 //!
-//! Running it there needs no open port and no credential of its own: RBAC (`create` on pods/exec) decides who may. A node
+//! Running it there needs no open port and no credential of its own: RBAC (`create` and `get` on pods/exec) decides who may. A node
 //! whose agent does not answer is an answer too, with the reason.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -69,7 +69,11 @@ pub enum ClientError {
 }
 
 fn advice(message: &str) -> &'static str {
-    if message.contains("orbidden") { "; it needs `list` on pods there, and `create` on pods/exec" } else { "" }
+    if message.contains("orbidden") {
+        "; it needs `list` on pods there, and `create` and `get` on pods/exec"
+    } else {
+        ""
+    }
 }
 
 /// What one node's agent answered.

@@ -30,7 +30,8 @@ Examples:
   kubectl netpol endpoints -n production         which pods are isolated, by what
 
 On a node it asks the agent's socket (as root). Anywhere else, or as `kubectl netpol` (call the binary kubectl-netpol), it \
-asks all agents through the API server, which needs `list` on pods and `create` on pods/exec in the agents' namespace.
+asks all agents through the API server, which needs `list` on pods, and `create` and `get` on \
+pods/exec, in the agents' namespace.
 
 Exit codes: 0 all well; 1 nobody could be asked, or no such policy; 2 wrong usage; 4 not everything is enforced (yet); \
 5 some agents did not answer, the others' answers were printed. `explain` has its own: see `netpol explain --help`.";

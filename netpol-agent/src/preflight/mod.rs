@@ -86,7 +86,7 @@ pub async fn run(options: &Options, mut tell: impl FnMut(&Finding)) -> Vec<Findi
     let release = kernel::release(&options.proc);
     take(kernel::check(release.as_ref()));
     take(privileges::check(&options.proc, release.as_ref().ok()));
-    take(privileges::check_programs());
+    take(vec![privileges::check_programs(&options.proc)]);
     take(filesystems::bpf(&options.bpffs));
     take(filesystems::cni(&options.cni_conf_dir, &options.cni_bin_dir));
     let rules = netfilter::read();

@@ -13,6 +13,8 @@ use crate::problem::chain;
 /// Number, name, and what for.
 type Capability = (u32, &'static str, &'static str);
 
+const BPF: &str = "bpf";
+
 const NEEDED: [Capability; 3] = [
     (39, "CAP_BPF", "programs and maps cannot be made without it"),
     (12, "CAP_NET_ADMIN", "programs cannot be attached and the node's interfaces not be read without it"),
@@ -21,6 +23,8 @@ const NEEDED: [Capability; 3] = [
 const BELOW_5_11: Capability = (24, "CAP_SYS_RESOURCE", "maps count against the limit on locked memory below 5.11");
 /// Found, it is more than is needed.
 const TOO_MUCH: Capability = (21, "CAP_SYS_ADMIN", "");
+/// For these the kernel takes CAP_SYS_ADMIN as well (capability.h: `bpf_capable`, `perfmon_capable`).
+const IMPLIED: [&str; 2] = ["CAP_BPF", "CAP_PERFMON"];
 
 pub(super) fn check(proc: &Path, release: Option<&Release>) -> Vec<Finding> {
     match fs::read_to_string(proc.join("self/status")) {
@@ -38,9 +42,10 @@ fn judge(status: &str, release: Option<&Release>) -> Vec<Finding> {
     let is_old = release.is_some_and(|it| *it < WITHOUT_MEMLOCK);
     let wanted = NEEDED.iter().chain(Some(&BELOW_5_11).filter(|_| is_old));
     let mut findings: Vec<Finding> = wanted
-        .map(|it| match has(it) {
-            true => Finding::ok("capabilities", format!("{} is effective", it.1)),
-            false => Finding::fail("capabilities", format!("{} is missing: {}", it.1, it.2), advice(it)),
+        .map(|it| match (has(it), has(&TOO_MUCH) && IMPLIED.contains(&it.1)) {
+            (true, _) => Finding::ok("capabilities", format!("{} is effective", it.1)),
+            (false, true) => Finding::ok("capabilities", format!("{} is not, and CAP_SYS_ADMIN does for it", it.1)),
+            (false, false) => Finding::fail("capabilities", format!("{} is missing: {}", it.1, it.2), advice(it)),
         })
         .collect();
     if has(&TOO_MUCH) {
@@ -61,22 +66,30 @@ fn advice((number, name, _): &Capability) -> String {
 }
 
 /// Loads a program of two instructions: capabilities alone do not say that a seccomp profile or a lockdown lets it through.
-pub(super) fn check_programs() -> Vec<Finding> {
-    vec![match is_program_supported(ProgramType::SchedClassifier) {
-        Ok(true) => Finding::ok("bpf", "the kernel takes programs from this process"),
-        Ok(false) => Finding::fail(
-            "bpf",
-            "the kernel takes no program for traffic control",
-            "it needs CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_BPF or CONFIG_NET_XGRESS; with all capabilities above effective, a \
-             seccomp profile that forbids bpf(2) is the likely cause: containerd's knows CAP_BPF from 1.7 on",
-        ),
-        Err(error) => Finding::fail(
-            "bpf",
-            format!("the kernel refuses a program: {}", chain(&error)),
-            "see the capabilities above; if all are effective, a seccomp profile forbids bpf(2) (containerd's default allows it \
-             with CAP_BPF from 1.7 on): set securityContext.seccompProfile",
-        ),
-    }]
+pub(super) fn check_programs(proc: &Path) -> Finding {
+    let is_filtered = fs::read_to_string(proc.join("self/status")).is_ok_and(|status| is_filtered(&status));
+    match is_program_supported(ProgramType::SchedClassifier) {
+        Ok(true) => Finding::ok(BPF, "the kernel takes programs from this process"),
+        Ok(false) => refused("the kernel takes no program for traffic control".to_owned(), is_filtered),
+        Err(error) => refused(format!("the kernel refuses a program: {}", chain(&error)), is_filtered),
+    }
+}
+
+/// True if a seccomp filter is in force.
+fn is_filtered(status: &str) -> bool {
+    status.lines().any(|line| line.strip_prefix("Seccomp:").is_some_and(|mode| mode.trim() == "2"))
+}
+
+fn refused(found: String, is_filtered: bool) -> Finding {
+    let advice = if is_filtered {
+        "see the capabilities above; if all are effective, it is the seccomp profile that this container runs under: \
+         RuntimeDefault lets bpf(2) through to CAP_BPF from containerd 1.6.9 and docker 23 on, CRI-O's may not; update the runtime, or see \
+         \"Runtimes that refuse bpf\" in deploy/README.md"
+    } else {
+        "see the capabilities above; if all are effective, the kernel lacks CONFIG_BPF_SYSCALL or CONFIG_NET_CLS_BPF, or is \
+         locked down (/sys/kernel/security/lockdown)"
+    };
+    Finding::fail(BPF, found, advice)
 }
 
 #[cfg(test)]
@@ -97,7 +110,16 @@ mod tests {
         assert_eq!(failed(all | 1 << 24, Release(5, 10)), [""; 0]);
         assert_eq!(failed(all & !(1 << 38), Release(6, 1)), ["CAP_PERFMON"]);
         assert_eq!(failed(0, Release(6, 1)), ["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"]);
+        // The kernel asks for CAP_SYS_ADMIN in the place of two of them, and of these only.
+        assert_eq!(failed(1 << 21, Release(5, 10)), ["CAP_NET_ADMIN", "CAP_SYS_RESOURCE"]);
         let noted = judge("CapEff: 000001ffffffffff\n", None);
         assert!(noted.iter().any(|it| it.standing == Standing::Note && it.found.contains("CAP_SYS_ADMIN")));
+    }
+    #[test]
+    fn a_refusal_is_put_down_to_seccomp_only_where_a_filter_is_in_force() {
+        assert!(is_filtered("NoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t1\n"));
+        assert!(!is_filtered("NoNewPrivs:\t0\nSeccomp:\t0\nSeccomp_filters:\t0\n"));
+        assert!(refused(String::new(), true).advice.contains("1.6.9"));
+        assert!(!refused(String::new(), false).advice.contains("seccomp"));
     }
 }

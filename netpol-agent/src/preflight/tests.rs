@@ -24,8 +24,11 @@ async fn everything_is_looked_at_and_told_as_it_is_found() {
         "bpf",
         "bpffs",
         "cni conf dir",
+        "cni bin dir",
         "cni configuration",
         "packet marks",
+        "routing rules",
+        "bridges",
         "kube-proxy",
         "other enforcers",
     ] {

@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use netpol_tests::conformance::in_cluster::{self, Kubectl, prober};
-use netpol_tests::conformance::{Settings, committed};
+use netpol_tests::conformance::{By, Settings, committed};
 use netpol_tests::netns::run::note;
 
 /// Conformance cases inside a cluster that kubectl reaches.
@@ -35,12 +35,23 @@ struct RunArguments {
     /// The prober's image, as it was loaded into the cluster.
     #[arg(long, value_name = "IMAGE")]
     image: String,
-    /// Only this suite; may be repeated.
+    /// Only this suite (`shop` is the demo's); may be repeated.
     #[arg(long, value_name = "NAME")]
     suite: Vec<String>,
     /// Only cases whose id matches (`*` and `?`); may be repeated.
     #[arg(long, value_name = "GLOB")]
     case: Vec<String>,
+    /// By which address pods are asked.
+    #[arg(long, value_enum, default_value_t = Address::PodIp)]
+    probe: Address,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Address {
+    /// Their own.
+    PodIp,
+    /// That of a service in front of each.
+    ServiceIp,
 }
 
 #[derive(Debug, Subcommand)]
@@ -94,8 +105,12 @@ fn main() -> ExitCode {
 fn run() -> Result<bool> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match Arguments::parse().command {
-        What::Run(RunArguments { context, image, suite, case }) => {
-            let settings = Settings { suites: suite, globs: case, ..Settings::all_of(committed()) };
+        What::Run(RunArguments { context, image, suite, case, probe }) => {
+            let by = match probe {
+                Address::PodIp => By::PodIp,
+                Address::ServiceIp => By::ServiceIp,
+            };
+            let settings = Settings { suites: suite, globs: case, by, ..Settings::all_of(committed()) };
             // A reader that has seen enough is no reason to stop.
             let say = |line: &str| drop(writeln!(std::io::stdout(), "{line}"));
             let tally = in_cluster::run(&settings, &Real { context }, &image, say)?;

@@ -11,6 +11,7 @@ mod report;
 mod sctp;
 mod select;
 mod services;
+pub mod shop;
 mod site;
 
 use std::path::PathBuf;

@@ -62,12 +62,19 @@ impl<'a> Work<'a> {
 
 /// Reads the suites that are chosen.
 pub(super) fn suites(settings: &Settings) -> Result<Vec<Suite>> {
-    let mut suites = Vec::new();
+    suites_with(settings, Vec::new())
+}
+
+/// As [`suites`], of these besides.
+pub(super) fn suites_with(settings: &Settings, others: Vec<Suite>) -> Result<Vec<Suite>> {
+    let is_chosen = |names: [&str; 2]| {
+        settings.suites.is_empty() || settings.suites.iter().any(|wanted| names.contains(&wanted.as_str()))
+    };
+    let mut suites: Vec<Suite> = others.into_iter().filter(|it| is_chosen([it.suite.as_str(); 2])).collect();
     for path in files(&settings.cases)? {
         let file = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let suite = Suite::read(&path)?;
-        let is_chosen = |wanted: &String| *wanted == file || *wanted == suite.suite;
-        if settings.suites.is_empty() || settings.suites.iter().any(is_chosen) {
+        if is_chosen([&file, &suite.suite]) {
             suites.push(suite);
         }
     }

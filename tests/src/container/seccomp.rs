@@ -101,3 +101,20 @@ pub fn runtime_default(more: &[&str]) -> Value {
 fn refuse(names: &[&str], arguments: Value) -> Value {
     json!({"names": names, "action": "SCMP_ACT_ERRNO", "errnoRet": libc::EPERM, "args": arguments})
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// For runtimes whose own profile refuses more: what users give the agent is what it is tested under.
+    #[test]
+    fn the_profile_for_users_is_this_one() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/seccomp/netpol.json");
+        let made = serde_json::to_string_pretty(&runtime_default(&[])).unwrap() + "\n";
+        if std::env::var_os("NETPOL_BLESS").is_some() {
+            std::fs::write(&path, &made).unwrap();
+        }
+        let kept = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(kept == made, "{}: NETPOL_BLESS=1 cargo test -p netpol-tests --lib seccomp", path.display());
+    }
+}

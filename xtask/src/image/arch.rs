@@ -54,14 +54,16 @@ impl Arch {
     /// What compiles C for it, and links.
     pub(crate) fn compiler(self) -> Compiler {
         match (self, Self::of_this_machine() == Some(self)) {
-            (_, true) => Compiler { cc: "musl-gcc", linker: None, packages: &["gcc", "musl-tools"] },
+            (_, true) => Compiler { cc: "musl-gcc", flags: &[], linker: None, packages: &["gcc", "musl-tools"] },
             (Self::Amd64, false) => Compiler {
                 cc: "x86_64-linux-gnu-gcc",
+                flags: FOR_MUSL,
                 linker: Some("x86_64-linux-gnu-gcc"),
                 packages: &["gcc-x86-64-linux-gnu", "libc6-dev-amd64-cross"],
             },
             (Self::Arm64, false) => Compiler {
                 cc: "aarch64-linux-gnu-gcc",
+                flags: FOR_MUSL,
                 linker: Some("aarch64-linux-gnu-gcc"),
                 packages: &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"],
             },
@@ -69,11 +71,16 @@ impl Arch {
     }
 }
 
+/// Ubuntu's compilers are on their guard unasked, by functions that glibc has and musl lacks.
+const FOR_MUSL: &[&str] = &["-U_FORTIFY_SOURCE"];
+
 /// Programs that compile and link C, and Debian's packages that have them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Compiler {
     /// Compiles.
     pub(crate) cc: &'static str,
+    /// What it is told besides.
+    pub(crate) flags: &'static [&'static str],
     /// Links, if cargo's own choice does not do.
     pub(crate) linker: Option<&'static str>,
     packages: &'static [&'static str],

@@ -2,12 +2,14 @@
 //!
 //! In: the sources. Out: `FILE`, an OCI archive that `ctr images import`, `docker load` and `kind load image-archive` take,
 //! and beside it `FILE.cdx.json`, the list of what it is made of. The steps are `arch` (what is needed to build), `programs`
-//! (build and look at them), `sbom`, `layer`, `archive` (bytes to bytes), `reproducible` (all of it again, elsewhere). The
-//! same sources and toolchain give the same bytes.
+//! (build and look at them), `parts` (which crates are in them), `sbom` and `licences` (of these), `layer`, `archive` (bytes to
+//! bytes), `reproducible` (all of it again, elsewhere). The same sources and toolchain give the same bytes.
 
 mod arch;
 mod archive;
 mod layer;
+mod licences;
+mod parts;
 mod programs;
 mod reference;
 mod reproducible;
@@ -23,6 +25,7 @@ use clap::Args;
 use self::arch::Arch;
 use self::archive::{About, Digest};
 use self::layer::File;
+use self::parts::Parts;
 use self::reference::Reference;
 use self::stamp::Stamp;
 use crate::shell;
@@ -67,15 +70,17 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         }
     };
     let stamp = Stamp::of_sources()?;
-    let sbom = sbom::of(arch)?;
-    let mut files = vec![
-        File { path: format!("{DOCUMENTS}/netpol.cdx.json"), executable: false, bytes: sbom.clone() },
-        File {
-            path: format!("{DOCUMENTS}/LICENSE"),
-            executable: false,
-            bytes: fs::read(shell::root().join("LICENSE"))?,
-        },
+    let parts = Parts::of(arch)?;
+    let sbom = sbom::of(&parts)?;
+    let own = |path: &str| fs::read(shell::root().join(path)).with_context(|| format!("cannot read {path}"));
+    let documents = [
+        ("netpol.cdx.json", sbom.clone()),
+        ("LICENSE", own("LICENSE")?),
+        ("LICENSE-BPF", own("netpol-ebpf/LICENSE")?),
+        ("THIRD-PARTY-LICENSES", licences::of(&parts)?),
     ];
+    let document = |(name, bytes)| File { path: format!("{DOCUMENTS}/{name}"), executable: false, bytes };
+    let mut files: Vec<File> = documents.into_iter().map(document).collect();
     for (name, bytes) in programs {
         shell::say(&format!("{name:13} {}", megabytes(bytes.len())));
         files.push(File { path: name.to_owned(), executable: true, bytes });

@@ -92,8 +92,9 @@ fn cargo_build(arch: Arch) -> Result<Command> {
         map.iter().map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())).collect();
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f")).env("CARGO_INCREMENTAL", "0");
     let underscored = target.replace('-', "_");
-    let flags: Vec<String> =
+    let mut flags: Vec<String> =
         map.iter().map(|(from, to)| format!("-ffile-prefix-map={}={to}", from.display())).collect();
+    flags.extend(compiler.flags.iter().map(|flag| (*flag).to_owned()));
     cargo.env(format!("CFLAGS_{underscored}"), flags.join(" ")).env(format!("CC_{underscored}"), compiler.cc);
     if let Some(linker) = compiler.linker {
         cargo.env(format!("CARGO_TARGET_{}_LINKER", underscored.to_uppercase()), linker);

@@ -1,84 +1,30 @@
 //! What the image is made of, as CycloneDX: every crate that is linked into a program or into the BPF object, and Rust's std.
 //!
-//! In: what cargo says of the workspace, for one target. Out: JSON. Crates that only build (macros, build scripts, tests)
-//! are not in the image and not in the list. It goes into the image as well as beside it: a static program tells a scanner
+//! In: [`Parts`]. Out: JSON. It goes into the image as well as beside it: a static program tells a scanner
 //! nothing, and an archive is passed on without the file that lay beside it. Nothing in it depends on time or machine.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use anyhow::{Context, Result, ensure};
-use serde::Deserialize;
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::arch::Arch;
 use super::archive::hex;
+use super::parts::{BPF, Crate, PROGRAMS, Package, Parts};
 use super::programs;
 use crate::shell;
 
-/// What is shipped, and for which target: the programs, and the object inside one of them.
-const BPF: (&str, &str) = ("netpol-ebpf", "bpfel-unknown-none");
-const PROGRAMS: &str = "netpol-agent";
-
-/// Name and version.
-type Crate = (String, String);
-
-#[derive(Deserialize)]
-struct Metadata {
-    packages: Vec<Package>,
-    resolve: Resolve,
-}
-
-#[derive(Deserialize)]
-struct Package {
-    id: String,
-    name: String,
-    version: String,
-    license: Option<String>,
-    repository: Option<String>,
-    /// None for a crate of the workspace.
-    source: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Resolve {
-    nodes: Vec<Node>,
-}
-
-#[derive(Deserialize)]
-struct Node {
-    id: String,
-    deps: Vec<Dependency>,
-}
-
-#[derive(Deserialize)]
-struct Dependency {
-    pkg: String,
-    dep_kinds: Vec<Kind>,
-}
-
-#[derive(Deserialize)]
-struct Kind {
-    /// None for an ordinary one.
-    kind: Option<String>,
-}
-
-/// The list for an image of this processor.
+/// The list of these parts.
 ///
 /// # Errors
-/// If cargo does not tell, or a linked crate says nothing of its licence.
-pub(super) fn of(arch: Arch) -> Result<Vec<u8>> {
-    let mut linked = linked(PROGRAMS, arch.target())?;
-    linked.extend(linked_into_bpf()?);
-    let mut cargo = shell::cargo();
-    let metadata = shell::output(cargo.args(["metadata", "--locked", "--format-version", "1"]))?;
-    let metadata: Metadata = serde_json::from_str(&metadata).context("what cargo says of the workspace")?;
+/// If a linked crate says nothing of its licence.
+pub(super) fn of(parts: &Parts) -> Result<Vec<u8>> {
     let checksums = checksums(&fs::read_to_string(shell::root().join("Cargo.lock"))?);
     let compiler = programs::rustc(&["--version"])?;
     // As `rustc 1.95.0 (59807616e 2026-04-14)`.
     let compiler = compiler.split_whitespace().nth(1).context("rustc does not say its version")?.to_owned();
-    let mut bom = bom(&metadata, &linked, &checksums, &compiler)?;
+    let mut bom = bom(parts, &checksums, &compiler)?;
     let serial = serial(&serde_json::to_vec(&bom)?);
     if let Some(bom) = bom.as_object_mut() {
         bom.insert("serialNumber".to_owned(), json!(serial));
@@ -86,29 +32,6 @@ pub(super) fn of(arch: Arch) -> Result<Vec<u8>> {
     let mut text = serde_json::to_vec_pretty(&bom)?;
     text.push(b'\n');
     Ok(text)
-}
-
-fn linked_into_bpf() -> Result<BTreeSet<Crate>> {
-    let (package, target) = BPF;
-    linked(package, target)
-}
-
-/// Crates that are linked into a package's programs, its own included.
-fn linked(package: &str, target: &str) -> Result<BTreeSet<Crate>> {
-    let mut cargo = shell::cargo();
-    cargo.args(["tree", "--locked", "--package", package, "--target", target, "--edges", "normal,no-proc-macro"]);
-    let tree = shell::output(cargo.args(["--prefix", "none", "--format", "{p}"]))?;
-    let crates: BTreeSet<Crate> = tree.lines().filter_map(crate_of).collect();
-    ensure!(crates.iter().any(|(name, _)| name == package), "cargo does not say what is in {package}");
-    Ok(crates)
-}
-
-/// Reads `serde v1.0.229 (*)`.
-fn crate_of(line: &str) -> Option<Crate> {
-    let mut words = line.split_whitespace();
-    let name = words.next()?;
-    let version = words.next()?.strip_prefix('v')?;
-    Some((name.to_owned(), version.to_owned()))
 }
 
 /// SHA-256 of the crates that come from a registry, by name and version.
@@ -122,16 +45,8 @@ fn checksums(lock: &str) -> BTreeMap<Crate, String> {
         .collect()
 }
 
-fn bom(
-    metadata: &Metadata,
-    linked: &BTreeSet<Crate>,
-    checksums: &BTreeMap<Crate, String>,
-    compiler: &str,
-) -> Result<Value> {
-    let mut packages: Vec<&Package> =
-        metadata.packages.iter().filter(|it| linked.contains(&(it.name.clone(), it.version.clone()))).collect();
-    packages.sort_by_key(|package| (&package.name, &package.version));
-    ensure!(packages.len() == linked.len(), "cargo tells of other crates than it links");
+fn bom(parts: &Parts, checksums: &BTreeMap<Crate, String>, compiler: &str) -> Result<Value> {
+    let packages = parts.packages();
     let std = format!("rust-std@{compiler}");
     let mut components = vec![json!({
         "type": "library", "bom-ref": std, "name": "rust-std", "version": compiler,
@@ -141,7 +56,7 @@ fn bom(
     for package in &packages {
         components.push(component(package, checksums)?);
     }
-    let mut dependencies = dependencies(metadata, &packages);
+    let mut dependencies = dependencies(parts, &packages);
     let programs: Vec<&str> =
         packages.iter().filter(|it| it.name == PROGRAMS || it.name == BPF.0).map(|it| it.id.as_str()).collect();
     let references: BTreeMap<&str, String> = packages.iter().map(|it| (it.id.as_str(), reference(it))).collect();
@@ -192,10 +107,10 @@ fn reference(package: &Package) -> String {
     format!("{place}{name}@{version}")
 }
 
-fn dependencies(metadata: &Metadata, packages: &[&Package]) -> Vec<Value> {
+fn dependencies(parts: &Parts, packages: &[&Package]) -> Vec<Value> {
     let references: BTreeMap<&str, String> = packages.iter().map(|it| (it.id.as_str(), reference(it))).collect();
     let mut edges: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for node in &metadata.resolve.nodes {
+    for node in parts.nodes() {
         let Some(from) = references.get(node.id.as_str()) else { continue };
         let ordinary = node.deps.iter().filter(|it| it.dep_kinds.iter().any(|kind| kind.kind.is_none()));
         let to = ordinary.filter_map(|it| references.get(it.pkg.as_str())).map(String::as_str).collect();
@@ -220,10 +135,11 @@ fn serial(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::arch::Arch;
 
     #[test]
     fn what_is_linked_is_listed_and_what_only_builds_is_not() {
-        let bom: Value = serde_json::from_slice(&of(Arch::Amd64).unwrap()).unwrap();
+        let bom: Value = serde_json::from_slice(&of(&Parts::of(Arch::Amd64).unwrap()).unwrap()).unwrap();
         let names: BTreeSet<&str> =
             bom["components"].as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap()).collect();
         for there in ["netpol-agent", "kube", "aya", "aya-ebpf", "network-types", "rust-std", "mimalloc"] {

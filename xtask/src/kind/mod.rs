@@ -40,9 +40,9 @@ enum What {
         #[arg(long, value_name = "FILE")]
         image: Option<PathBuf>,
     },
-    /// Run the conformance cases inside the cluster.
+    /// Run the conformance cases and the shop inside the cluster.
     Test {
-        /// Flags of `netpol-kind run`: --suite, --case.
+        /// Flags of `netpol-kind run`: --suite, --case, --probe.
         #[arg(last = true)]
         flags: Vec<String>,
     },

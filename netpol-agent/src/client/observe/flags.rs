@@ -236,7 +236,7 @@ Examples:
   netpol observe --summary                             who is dropped by what, how often
 
 On a node it asks the agent's socket (as root). Anywhere else it asks all agents through the API server, which needs `list` \
-on pods and `create` on pods/exec in the agents' namespace.
+on pods, and `create` and `get` on pods/exec, in the agents' namespace.
 
 Agents tell of drops only, unless they run with --flows verdicts or --flows all.
 

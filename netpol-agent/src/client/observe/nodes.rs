@@ -1,6 +1,6 @@
 //! All nodes without a relay: this same command run in each agent's pod through the API server, what they say joined.
 //!
-//! No port is open for it, and RBAC (`create` on pods/exec) decides who may ask. A node that cannot be asked is told of as
+//! No port is open for it, and RBAC (`create` and `get` on pods/exec) decides who may ask. A node that cannot be asked is told of as
 //! hubble-relay would, by a node status.
 
 use std::time::SystemTime;

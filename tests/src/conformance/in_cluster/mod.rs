@@ -12,6 +12,7 @@ mod stage;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -19,8 +20,8 @@ use anyhow::{Context as _, Result};
 use self::prober::{Asked, Heard};
 use self::stage::Stage;
 use super::report::{Failure, Outcome, table, tally};
-use super::select::{Work, suites, work};
-use super::{Settings, Tally, datapath};
+use super::select::{Work, suites_with, work};
+use super::{By, Settings, Tally, datapath, shop};
 use crate::judge::{Name, Probe, Protocol};
 use crate::npconf::Action;
 use crate::replay::{Cell, World};
@@ -40,12 +41,12 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Tables that hold under every plan are for clusters too, whose addresses are in no plan.
 const NO_PLAN: &str = "cluster";
 
-/// Runs what is chosen in the cluster that `kubectl` reaches. `image` is the prober's.
+/// Runs what is chosen, of the files and of the [`shop`], in the cluster that `kubectl` reaches. `image` is the prober's.
 ///
 /// # Errors
 /// If nothing is chosen, or the cluster cannot be used.
 pub fn run(settings: &Settings, kubectl: &impl Kubectl, image: &str, say: impl Fn(&str)) -> Result<Tally> {
-    let suites = suites(settings)?;
+    let suites = suites_with(settings, vec![shop::suite()?])?;
     let mut work: Vec<Work<'_>> = work(&suites, settings)?;
     // Once each, whatever its plans.
     work.iter_mut().for_each(|it| it.plan_name = NO_PLAN);
@@ -61,7 +62,7 @@ pub fn run(settings: &Settings, kubectl: &impl Kubectl, image: &str, say: impl F
                 say(&format!("skipped {} {}: {why}", blank.suite, blank.case));
                 Outcome { skipped: blank.cells, reason: Some(why.to_owned()), ..blank }
             }
-            None => one(work, &mut stage, kubectl, image),
+            None => one(work, &mut stage, kubectl, (image, settings.by)),
         };
         if outcome.failed > 0 {
             say(&format!("{}{}", table(&outcome), outcome.reason.as_deref().unwrap_or_default()));
@@ -106,7 +107,7 @@ fn why_not(work: &Work<'_>) -> Option<&'static str> {
 }
 
 /// Runs a case. Whatever went wrong with the cluster fails every cell of it, and the next case gets new pods.
-fn one<'a>(work: &Work<'a>, stage: &mut Option<Stage<'a>>, kubectl: &impl Kubectl, image: &str) -> Outcome {
+fn one<'a>(work: &Work<'a>, stage: &mut Option<Stage<'a>>, kubectl: &impl Kubectl, (image, by): (&str, By)) -> Outcome {
     let started = Instant::now();
     let mut outcome = datapath::blank(work);
     let result = (|| {
@@ -116,7 +117,7 @@ fn one<'a>(work: &Work<'a>, stage: &mut Option<Stage<'a>>, kubectl: &impl Kubect
                 if let Some(old) = old {
                     old.strike(kubectl)?;
                 }
-                Stage::set(work, kubectl, image)?
+                Stage::set(work, kubectl, image, by)?
             }
         };
         steps(work, stage.insert(kept), kubectl, &mut outcome)
@@ -140,7 +141,7 @@ fn steps(work: &Work<'_>, stage: &mut Stage<'_>, kubectl: &impl Kubectl, outcome
         let (askable, skipped): (Vec<&Cell>, Vec<&Cell>) =
             cells.iter().partition(|cell| can_ask(&cell.probe) && datapath::stated(cell).is_some());
         outcome.skipped += skipped.len();
-        for (cell, heard) in settled(&askable, kubectl).with_context(|| format!("step {number}"))? {
+        for (cell, heard) in settled(&askable, stage.services(), kubectl).with_context(|| format!("step {number}"))? {
             let expected = if datapath::stated(cell) == Some(true) { "allowed" } else { "denied" };
             outcome.failed += 1;
             outcome.failures.push(Failure::new(number, &cell.probe, [expected.to_owned(), heard]));
@@ -156,10 +157,14 @@ fn can_ask(probe: &Probe) -> bool {
 }
 
 /// Asks until all is as stated; what is not in the last round, and what was heard.
-fn settled<'c>(cells: &[&'c Cell], kubectl: &impl Kubectl) -> Result<Vec<(&'c Cell, String)>> {
+fn settled<'c>(
+    cells: &[&'c Cell],
+    services: &BTreeMap<Name, IpAddr>,
+    kubectl: &impl Kubectl,
+) -> Result<Vec<(&'c Cell, String)>> {
     let started = Instant::now();
     loop {
-        let wrong = round(cells, kubectl)?;
+        let wrong = round(cells, services, kubectl)?;
         if wrong.is_empty() || started.elapsed() > PATIENCE {
             return Ok(wrong);
         }
@@ -168,7 +173,11 @@ fn settled<'c>(cells: &[&'c Cell], kubectl: &impl Kubectl) -> Result<Vec<(&'c Ce
 }
 
 /// Every question once, by source; those whose answer is not as stated.
-fn round<'c>(cells: &[&'c Cell], kubectl: &impl Kubectl) -> Result<Vec<(&'c Cell, String)>> {
+fn round<'c>(
+    cells: &[&'c Cell],
+    services: &BTreeMap<Name, IpAddr>,
+    kubectl: &impl Kubectl,
+) -> Result<Vec<(&'c Cell, String)>> {
     let mut by_source: BTreeMap<&Name, Vec<&'c Cell>> = BTreeMap::new();
     for cell in cells {
         let source = cell.probe.source.pod.as_ref().context("a source without a pod")?;
@@ -176,7 +185,7 @@ fn round<'c>(cells: &[&'c Cell], kubectl: &impl Kubectl) -> Result<Vec<(&'c Cell
     }
     let mut wrong = Vec::new();
     for ((namespace, pod), cells) in by_source {
-        let asked: Vec<Asked> = cells.iter().map(|cell| Asked::new(&cell.probe)).collect::<Result<_>>()?;
+        let asked: Vec<Asked> = cells.iter().map(|cell| Asked::new(&cell.probe, services)).collect::<Result<_>>()?;
         let command = ["exec", "-i", "-n", namespace, pod, "--", prober::PROGRAM, "prober", "ask"];
         let answer = kubectl.run(&command, &serde_json::to_string(&asked)?)?;
         let heard: Vec<Heard> = serde_json::from_str(&answer).context("the prober wrote something else")?;

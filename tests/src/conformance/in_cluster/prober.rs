@@ -3,6 +3,7 @@
 //! `prober serve` answers on every port that it is given; `prober ask` reads [`Asked`] as JSON from standard input, asks all at
 //! once, and writes [`Heard`] in the same order.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -15,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::judge::{Probe, Protocol};
+use crate::judge::{Name, Probe, Protocol};
 
 /// The program in the prober's image.
 pub const PROGRAM: &str = "/netpol-kind";
@@ -35,11 +36,15 @@ pub struct Asked {
 }
 
 impl Asked {
+    /// By the address of the pod's service, if it has one.
+    ///
     /// # Errors
     /// If the destination is no pod.
-    pub fn new(probe: &Probe) -> Result<Self> {
-        let (namespace, pod) = probe.destination.pod.as_ref().context("a destination without a pod")?;
-        let at = SocketAddr::new(probe.destination.address, probe.port);
+    pub fn new(probe: &Probe, services: &BTreeMap<Name, IpAddr>) -> Result<Self> {
+        let name = probe.destination.pod.as_ref().context("a destination without a pod")?;
+        let (namespace, pod) = name;
+        let address = services.get(name).copied().unwrap_or(probe.destination.address);
+        let at = SocketAddr::new(address, probe.port);
         Ok(Self { at, udp: probe.protocol == Protocol::Udp, who: format!("{namespace}/{pod}") })
     }
 }

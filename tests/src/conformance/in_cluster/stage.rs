@@ -1,23 +1,31 @@
 //! The pods of a case's cluster as pods of a real one, and what of them changes from step to step.
 //!
 //! Pods are made once for all cases of a cluster: a case changes labels and policies, and nothing else. Everything that is
-//! made has the label [`MARK`], and goes with its namespace.
+//! made has the label [`MARK`], and goes with its namespace. A namespace that is there already (`kube-system`) is borrowed: it
+//! stays, and pods in it are never ready, as a service of the cluster's own that selects one would send its clients there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use super::Kubectl;
 use super::prober::PROGRAM;
+use super::{By, Kubectl};
 use crate::conformance::datapath::ports_of;
 use crate::conformance::select::Work;
 use crate::judge::{Name, Objects, Protocol};
 use crate::npconf::{ClusterSpec, Plan};
 
-/// On every namespace of ours.
+/// On every namespace and pod of ours.
 const MARK: (&str, &str) = ("netpol.test/conformance", "true");
+const MARKED: &str = "netpol.test/conformance=true";
+/// Tells the pod of a service: its name.
+const BEHIND: &str = "netpol.test/pod";
+/// The label that the API server keeps on every namespace.
+const OWN_NAME: &str = "kubernetes.io/metadata.name";
+/// Nobody ever says that this is so.
+const NEVER: &str = "netpol.test/never";
 
 /// Pods that stand ready for cases of one cluster.
 pub(super) struct Stage<'a> {
@@ -28,21 +36,42 @@ pub(super) struct Stage<'a> {
     /// Labels of pods and namespaces (with an empty namespace) as they are now.
     labels: BTreeMap<Name, Value>,
     policies: BTreeMap<Name, Value>,
+    borrowed: BTreeSet<String>,
+    services: BTreeMap<Name, IpAddr>,
 }
 
 impl<'a> Stage<'a> {
-    /// Makes namespaces and pods, and waits until each has an address.
-    pub(super) fn set(work: &Work<'a>, kubectl: &impl Kubectl, image: &str) -> Result<Self> {
+    /// Makes namespaces and pods, and a service for each pod if it is to be asked by one; waits until each has an address.
+    pub(super) fn set(work: &Work<'a>, kubectl: &impl Kubectl, image: &str, by: By) -> Result<Self> {
         let (suite, case, spec) = (work.suite, work.case, work.cluster()?);
-        let objects = objects(work, image)?;
+        let borrowed = borrowed(spec, kubectl)?;
+        let mut objects = objects(work, image, &borrowed)?;
+        if by == By::ServiceIp {
+            objects.extend(services(work)?);
+        }
         kubectl
             .run(&["apply", "-f", "-"], &json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string())?;
-        let mut plan = Plan::new();
-        for namespace in spec.namespaces.keys() {
-            let ready = ["wait", "-n", namespace, "--for=condition=Ready", "pod", "--all", "--timeout=180s"];
-            kubectl.run(&ready, "")?;
-            let pods: Value = serde_json::from_str(&kubectl.run(&["get", "pods", "-n", namespace, "-o", "json"], "")?)?;
-            plan.extend(addresses(&pods)?);
+        let (mut plan, mut services) = (Plan::new(), BTreeMap::new());
+        let with_pods: BTreeSet<String> = spec.pods.iter().filter_map(|it| Some(name(&it.pod)?.0)).collect();
+        // kubectl refuses to wait for nothing.
+        for namespace in &with_pods {
+            let ready = "--for=condition=ContainersReady";
+            kubectl.run(&["wait", "-n", namespace, ready, "pod", "-l", MARKED, "--timeout=180s"], "")?;
+            let list = |kind| -> Result<Value> {
+                Ok(serde_json::from_str(
+                    &kubectl.run(&["get", kind, "-n", namespace, "-l", MARKED, "-o", "json"], "")?,
+                )?)
+            };
+            for (name, address) in addresses(&list("pods")?, "/status/podIP")? {
+                plan.insert(format!("{}/{}", name.0, name.1), address);
+            }
+            if by == By::ServiceIp {
+                services.extend(addresses(&list("services")?, "/spec/clusterIP")?);
+            }
+        }
+        // Nobody asks these, and descriptions of clusters want an address for each.
+        for (number, external) in (1..).zip(&spec.externals) {
+            plan.insert(external.name.clone(), Ipv4Addr::new(192, 0, 2, number).into());
         }
         ensure!(
             spec.pods.iter().all(|pod| plan.contains_key(&pod.pod)),
@@ -50,9 +79,14 @@ impl<'a> Stage<'a> {
             case.cluster
         );
         let pods = spec.pods.iter().filter_map(|pod| Some((name(&pod.pod)?, json!(pod.labels))));
-        let namespaces = spec.namespaces.iter().map(|(it, labels)| ((String::new(), it.clone()), json!(labels)));
+        let namespaces = spec.namespaces.iter().map(|(it, labels)| {
+            // Of a borrowed one this label is sure to be there, and no other is.
+            let sure = labels.iter().filter(|(label, _)| !borrowed.contains(it) || *label == OWN_NAME);
+            ((String::new(), it.clone()), json!(sure.collect::<BTreeMap<_, _>>()))
+        });
         let labels = pods.chain(namespaces).collect();
-        Ok(Self { suite: &suite.suite, cluster: &case.cluster, spec, plan, labels, policies: BTreeMap::new() })
+        let (suite, cluster) = (&suite.suite, &case.cluster);
+        Ok(Self { suite, cluster, spec, plan, labels, policies: BTreeMap::new(), borrowed, services })
     }
 
     /// True if the pods are those that a case wants.
@@ -64,6 +98,11 @@ impl<'a> Stage<'a> {
     /// The addresses that the cluster gave.
     pub(super) fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// Services' addresses by the pod behind each; none if pods are asked by their own.
+    pub(super) fn services(&self) -> &BTreeMap<Name, IpAddr> {
+        &self.services
     }
 
     /// Makes labels and policies be what the objects say.
@@ -97,14 +136,41 @@ impl<'a> Stage<'a> {
 
     /// Takes everything away, and waits until it is gone.
     pub(super) fn strike(self, kubectl: &impl Kubectl) -> Result<()> {
-        let namespaces: Vec<&str> = self.spec.namespaces.keys().map(String::as_str).collect();
-        let command = [&["delete", "namespace", "--wait=true", "--timeout=180s"], namespaces.as_slice()].concat();
+        for namespace in &self.borrowed {
+            for (_, policy) in self.policies.keys().filter(|(of, _)| of == namespace) {
+                kubectl.run(&["delete", "networkpolicy", "-n", namespace, policy], "")?;
+            }
+            let ours = ["delete", "pods,services", "-n", namespace, "-l", MARKED, "--wait=true", "--timeout=180s"];
+            kubectl.run(&ours, "")?;
+            let labels = self.labels.get(&(String::new(), namespace.clone())).and_then(Value::as_object);
+            let lent = labels.into_iter().flatten().map(|(label, _)| label).filter(|it| *it != OWN_NAME);
+            let lent: BTreeMap<&String, Value> = lent.map(|label| (label, Value::Null)).collect();
+            if !lent.is_empty() {
+                let patch = json!({"metadata": {"labels": lent}}).to_string();
+                kubectl.run(&["patch", "Namespace", namespace, "--type=merge", "-p", &patch], "")?;
+            }
+        }
+        let own = self.spec.namespaces.keys().filter(|it| !self.borrowed.contains(*it));
+        let own: Vec<&str> = own.map(String::as_str).collect();
+        if own.is_empty() {
+            return Ok(());
+        }
+        let command = [&["delete", "namespace", "--wait=true", "--timeout=180s"], own.as_slice()].concat();
         kubectl.run(&command, "").map(drop)
     }
 }
 
+/// Namespaces of a case that the cluster has already, and that are not left from a run before.
+fn borrowed(spec: &ClusterSpec, kubectl: &impl Kubectl) -> Result<BTreeSet<String>> {
+    let there = kubectl.run(&["get", "namespaces", "-l", &format!("{}!={}", MARK.0, MARK.1), "-o", "json"], "")?;
+    let there: Value = serde_json::from_str(&there)?;
+    let names = there.get("items").and_then(Value::as_array).context("no list of namespaces")?;
+    let names = names.iter().filter_map(|it| it.pointer("/metadata/name")?.as_str().map(str::to_owned));
+    Ok(names.filter(|it| spec.namespaces.contains_key(it)).collect())
+}
+
 /// Namespaces and pods of a case's cluster; each pod serves every port that any of its cases asks for.
-fn objects(work: &Work<'_>, image: &str) -> Result<Vec<Value>> {
+fn objects(work: &Work<'_>, image: &str, borrowed: &BTreeSet<String>) -> Result<Vec<Value>> {
     let spec = work.cluster()?;
     let ports = ports_of(work)?;
     let of = |wanted: Protocol| ports.iter().filter(move |(protocol, _)| *protocol == wanted).map(|(_, port)| *port);
@@ -114,7 +180,7 @@ fn objects(work: &Work<'_>, image: &str) -> Result<Vec<Value>> {
         all.into_iter().map(|port| port.to_string()).collect::<Vec<_>>().join(",")
     };
     let mut objects = Vec::new();
-    for (namespace, labels) in &spec.namespaces {
+    for (namespace, labels) in spec.namespaces.iter().filter(|(it, _)| !borrowed.contains(*it)) {
         let mut labels = labels.clone();
         labels.insert(MARK.0.to_owned(), MARK.1.to_owned());
         objects
@@ -135,11 +201,15 @@ fn objects(work: &Work<'_>, image: &str) -> Result<Vec<Value>> {
                 None => json!({"containerPort": it.port, "protocol": it.protocol}),
             })
             .collect();
+        let gates: Vec<Value> =
+            if borrowed.contains(&namespace) { vec![json!({"conditionType": NEVER})] } else { vec![] };
+        let mut labels = pod.labels.clone();
+        labels.extend([MARK, (BEHIND, name.as_str())].map(|(label, value)| (label.to_owned(), value.to_owned())));
         objects.push(json!({
             "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"namespace": namespace, "name": name, "labels": pod.labels},
+            "metadata": {"namespace": namespace, "name": name, "labels": labels},
             "spec": {
-                "terminationGracePeriodSeconds": 0,
+                "terminationGracePeriodSeconds": 0, "readinessGates": gates,
                 "containers": [{
                     "name": "prober", "image": image, "imagePullPolicy": "IfNotPresent",
                     "command": [PROGRAM], "args": args, "ports": ports,
@@ -150,19 +220,39 @@ fn objects(work: &Work<'_>, image: &str) -> Result<Vec<Value>> {
     Ok(objects)
 }
 
-/// `namespace/pod` to address, of a list of pods.
-fn addresses(pods: &Value) -> Result<Plan> {
-    let items = pods.get("items").and_then(Value::as_array).context("no list of pods")?;
-    let mut plan = Plan::new();
-    for pod in items {
-        let text = |pointer: &str| pod.pointer(pointer).and_then(Value::as_str);
+/// A service for each pod, of its name and with every port that is asked for.
+fn services(work: &Work<'_>) -> Result<Vec<Value>> {
+    let ports: Vec<Value> = ports_of(work)?
+        .into_iter()
+        .filter(|(protocol, _)| matches!(protocol, Protocol::Tcp | Protocol::Udp))
+        .map(|(protocol, port)| {
+            let name = format!("{}-{port}", protocol.name().to_lowercase());
+            json!({"name": name, "protocol": protocol.name(), "port": port})
+        })
+        .collect();
+    let service = |pod: &str| {
+        let (namespace, name) = name(pod).with_context(|| format!("no namespace/pod: {pod}"))?;
+        Ok(json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"namespace": namespace, "name": name, "labels": {MARK.0: MARK.1}},
+            "spec": {"selector": {BEHIND: name}, "ports": ports, "publishNotReadyAddresses": true},
+        }))
+    };
+    work.cluster()?.pods.iter().map(|it| service(&it.pod)).collect()
+}
+
+/// Addresses at a place of each object of a list, by its name.
+fn addresses(list: &Value, pointer: &str) -> Result<BTreeMap<Name, IpAddr>> {
+    let items = list.get("items").and_then(Value::as_array).context("no list")?;
+    let mut found = BTreeMap::new();
+    for item in items {
+        let text = |pointer: &str| item.pointer(pointer).and_then(Value::as_str);
         let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
         let (Some(namespace), Some(name)) = (namespace, name) else { continue };
-        let address: IpAddr =
-            text("/status/podIP").with_context(|| format!("{namespace}/{name} has no address"))?.parse()?;
-        plan.insert(format!("{namespace}/{name}"), address);
+        let address = text(pointer).with_context(|| format!("{namespace}/{name} has no address"))?.parse()?;
+        found.insert((namespace.to_owned(), name.to_owned()), address);
     }
-    Ok(plan)
+    Ok(found)
 }
 
 /// What to change of labels; none if nothing. A label of ours that is no longer wanted becomes null.

@@ -17,9 +17,21 @@ struct Double {
     lines: RefCell<Vec<String>>,
     /// Everything passes, as where nobody enforces.
     open: bool,
+    /// Pods are to be asked at services' addresses.
+    by_service: bool,
 }
 
 impl Double {
+    /// A cluster as it comes: with namespaces that have the label which the API server sets.
+    fn with_own_namespaces() -> Self {
+        let double = Self::default();
+        for name in ["default", "kube-system"] {
+            let labels = json!({"kubernetes.io/metadata.name": name});
+            double.apply(json!({"kind": "Namespace", "metadata": {"name": name, "labels": labels}}));
+        }
+        double
+    }
+
     fn apply(&self, object: Value) {
         let mut objects = self.objects.borrow_mut();
         let mut object = object;
@@ -31,6 +43,10 @@ impl Double {
             object["status"] =
                 known.unwrap_or_else(|| json!({"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}));
             object["spec"]["nodeName"] = json!("worker");
+        }
+        if object["kind"] == "Service" {
+            let number = objects.of("Service").count() + 1;
+            object["spec"]["clusterIP"] = json!(format!("10.96.1.{number}"));
         }
         objects.change(&Change::Apply(object));
     }
@@ -45,7 +61,13 @@ impl Double {
         let asked: Vec<Asked> = serde_json::from_str(input)?;
         let heard = asked.into_iter().map(|asked| {
             let (namespace, pod) = asked.who.split_once('/').unwrap();
-            let destination = side((namespace.to_owned(), pod.to_owned()), asked.at.ip());
+            let name = (namespace.to_owned(), pod.to_owned());
+            let address = asked.at.ip();
+            // kube-proxy's work.
+            let behind = objects.get("Service", &name).filter(|it| it["spec"]["clusterIP"] == address.to_string());
+            let behind = behind.and_then(|_| objects.get("Pod", &name)?["status"]["podIP"].as_str()?.parse().ok());
+            anyhow::ensure!(behind.is_some() == self.by_service, "{name:?} is asked at {address}");
+            let destination = side(name, behind.unwrap_or(address));
             let protocol = if asked.udp { Protocol::Udp } else { Protocol::Tcp };
             let probe = Probe { source: side(from.clone(), own), destination, protocol, port: asked.at.port() };
             Ok(if self.open || oracle.verdict(&probe)?.allowed() { Heard::Answered } else { Heard::Silence })
@@ -62,12 +84,39 @@ impl Kubectl for Double {
                 let list: Value = serde_json::from_str(input)?;
                 list["items"].as_array().unwrap().iter().for_each(|object| self.apply(object.clone()));
             }
-            ["wait", ..] => {}
-            ["get", "pods", "-n", namespace, "-o", "json"] => {
+            [
+                "wait",
+                "-n",
+                namespace,
+                "--for=condition=ContainersReady",
+                "pod",
+                "-l",
+                "netpol.test/conformance=true",
+                ..,
+            ] => {
+                let is_there = self.objects.borrow().of("Pod").any(|(name, _)| name.0 == *namespace);
+                anyhow::ensure!(is_there, "error: no matching resources found");
+            }
+            [
+                "get",
+                kind @ ("pods" | "services"),
+                "-n",
+                namespace,
+                "-l",
+                "netpol.test/conformance=true",
+                "-o",
+                "json",
+            ] => {
+                let kind = if *kind == "pods" { "Pod" } else { "Service" };
                 let objects = self.objects.borrow();
-                let items: Vec<&Value> =
-                    objects.of("Pod").filter(|(name, _)| name.0 == *namespace).map(|it| it.1).collect();
+                let is_marked = |it: &Value| it["metadata"]["labels"]["netpol.test/conformance"] == "true";
+                let all = objects.of(kind).filter(|(name, it)| name.0 == *namespace && is_marked(it));
+                let items: Vec<&Value> = all.map(|it| it.1).collect();
                 return Ok(json!({"items": items}).to_string());
+            }
+            ["get", "namespaces", "-l", "netpol.test/conformance!=true", "-o", "json"] => {
+                let there = ["default", "kube-system"].map(|name| json!({"metadata": {"name": name}}));
+                return Ok(json!({"items": there}).to_string());
             }
             ["patch", rest @ ..] => {
                 let (namespace, rest) = match rest {
@@ -96,7 +145,38 @@ impl Kubectl for Double {
                 let name = ((*namespace).to_owned(), (*name).to_owned());
                 self.objects.borrow_mut().change(&Change::Delete { kind: "NetworkPolicy".to_owned(), name });
             }
-            ["delete", "namespace", ..] => *self.objects.borrow_mut() = Objects::default(),
+            [
+                "delete",
+                "pods,services",
+                "-n",
+                namespace @ ("default" | "kube-system"),
+                "-l",
+                "netpol.test/conformance=true",
+                ..,
+            ] => {
+                let mut objects = self.objects.borrow_mut();
+                for kind in ["Pod", "Service"] {
+                    let ours = objects.of(kind).map(|it| it.0.clone()).filter(|it| it.0 == *namespace);
+                    for name in ours.collect::<Vec<Name>>() {
+                        objects.change(&Change::Delete { kind: kind.to_owned(), name });
+                    }
+                }
+            }
+            ["delete", "namespace", "--wait=true", "--timeout=180s", namespaces @ ..] => {
+                // As an API server would: these are for ever.
+                anyhow::ensure!(!namespaces.iter().any(|it| ["default", "kube-system"].contains(it)), "{namespaces:?}");
+                let mut objects = self.objects.borrow_mut();
+                for name in namespaces {
+                    for kind in ["NetworkPolicy", "Pod", "Service"] {
+                        let inside = objects.of(kind).map(|it| it.0.clone()).filter(|it| it.0 == *name);
+                        for name in inside.collect::<Vec<Name>>() {
+                            objects.change(&Change::Delete { kind: kind.to_owned(), name });
+                        }
+                    }
+                    let name = (String::new(), (*name).to_owned());
+                    objects.change(&Change::Delete { kind: "Namespace".to_owned(), name });
+                }
+            }
             ["exec", "-i", "-n", namespace, pod, "--", ..] => {
                 return self.ask(((*namespace).to_owned(), (*pod).to_owned()), input);
             }
@@ -112,19 +192,57 @@ fn settings(suite: &str) -> Settings {
 
 #[test]
 fn suites_run_to_their_end_in_a_cluster_that_enforces() {
-    for (suite, least) in [("recipes", 100), ("e2e-netpol", 400)] {
-        let double = Double::default();
+    for (suite, least) in [("recipes", 100), ("e2e-netpol", 400), ("guides", 80)] {
+        let double = Double::with_own_namespaces();
         let said = RefCell::new(Vec::new());
         let tally = run(&settings(suite), &double, "prober", |line| said.borrow_mut().push(line.to_owned())).unwrap();
         assert_eq!(tally.failed, 0, "{}", said.borrow().join("\n"));
         assert!(tally.passed >= least, "{suite}: {tally}");
-        assert!(double.lines.borrow().last().is_some_and(|line| line.starts_with("delete namespace")));
+        let objects = double.objects.borrow();
+        for kind in ["Pod", "NetworkPolicy"] {
+            assert_eq!(objects.of(kind).count(), 0, "{suite} leaves nothing, in the cluster's own namespaces either");
+        }
+        let namespaces =
+            objects.of("Namespace").filter(|(name, _)| !["default", "kube-system"].contains(&name.1.as_str()));
+        assert_eq!(namespaces.count(), 0, "{suite}");
     }
 }
 
 #[test]
+fn the_shop_is_asked_by_both_addresses_and_borrows_a_namespace() {
+    for by in [By::PodIp, By::ServiceIp] {
+        let double = Double { by_service: by == By::ServiceIp, ..Double::with_own_namespaces() };
+        let said = RefCell::new(Vec::new());
+        let settings = Settings { by, ..settings(shop::NAME) };
+        let tally = run(&settings, &double, "prober", |line| said.borrow_mut().push(line.to_owned())).unwrap();
+        assert_eq!((tally.cases, tally.failed, tally.skipped), (1, 0, 0), "{}", said.borrow().join("\n"));
+        assert!(tally.passed > 400, "{tally}");
+        let lines = double.lines.borrow();
+        let borrowed: Vec<&String> = lines.iter().filter(|it| it.starts_with("delete pods")).collect();
+        assert!(matches!(borrowed.as_slice(), [line] if line.contains("-n kube-system -l ")), "{borrowed:?}");
+        assert!(lines.iter().all(|it| !it.starts_with("patch Namespace")), "it is not ours to change");
+    }
+}
+
+#[test]
+fn a_pod_in_a_namespace_of_the_clusters_own_never_serves_it() {
+    let double = Double::with_own_namespaces();
+    let suite = shop::suite().unwrap();
+    let work = Work { suite: &suite, case: &suite.cases[0], plan_name: NO_PLAN };
+    let stage = Stage::set(&work, &double, "prober", By::PodIp).unwrap();
+    let gates = |namespace: &str, pod: &str| {
+        let objects = double.objects.borrow();
+        objects.get("Pod", &(namespace.to_owned(), pod.to_owned())).unwrap()["spec"]["readinessGates"].clone()
+    };
+    assert_eq!(gates("kube-system", "kube-dns"), json!([{"conditionType": "netpol.test/never"}]));
+    assert_eq!(gates("production", "user-api"), json!([]));
+    stage.strike(&double).unwrap();
+    assert!(double.objects.borrow().get("Namespace", &(String::new(), "kube-system".to_owned())).is_some());
+}
+
+#[test]
 fn a_denial_that_does_not_come_about_is_found() {
-    let double = Double { open: true, ..Double::default() };
+    let double = Double { open: true, ..Double::with_own_namespaces() };
     let suite = crate::npconf::Suite::committed("recipes").unwrap();
     let case = suite.cases.iter().find(|case| {
         let work = Work { suite: &suite, case, plan_name: NO_PLAN };
@@ -132,14 +250,14 @@ fn a_denial_that_does_not_come_about_is_found() {
             && case.steps.iter().any(|step| step.expect.iter().any(|it| it.allow.iter().any(|row| row.contains('X'))))
     });
     let work = Work { suite: &suite, case: case.unwrap(), plan_name: NO_PLAN };
-    let stage = Stage::set(&work, &double, "prober").unwrap();
+    let stage = Stage::set(&work, &double, "prober", By::PodIp).unwrap();
     let plan = stage.plan().clone();
     let mut world = World::new(work.cluster().unwrap(), &plan).unwrap();
     world.enact(&work.case.steps[0]).unwrap();
     let cells = world.cells(&work.case.steps[0], NO_PLAN, "").unwrap();
     let cells: Vec<&Cell> = cells.iter().filter(|cell| can_ask(&cell.probe)).collect();
     let denied = cells.iter().filter(|cell| datapath::stated(cell) == Some(false)).count();
-    let wrong = round(&cells, &double).unwrap();
+    let wrong = round(&cells, stage.services(), &double).unwrap();
     assert!(denied > 0);
     assert_eq!(wrong.len(), denied);
     assert!(wrong.iter().all(|(_, heard)| heard == "answered"));
