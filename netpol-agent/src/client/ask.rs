@@ -37,8 +37,10 @@ pub enum ClientError {
         message: String,
     },
     /// The API server does not say where the agents are.
-    #[error("cannot list the agents' pods in namespace {namespace}: {message}{}", advice(message))]
+    #[error("cannot list the agents' pods in namespace {namespace} at {server}: {message}{}", advice(message))]
     List {
+        /// The API server.
+        server: String,
         /// The agents' namespace.
         namespace: String,
         /// The API server's answer.
@@ -57,6 +59,9 @@ pub enum ClientError {
         /// Names like it.
         hint: String,
     },
+    /// The question cannot be sent on.
+    #[error("cannot write the request: {0}")]
+    Request(String),
     /// A flow cannot be explained.
     #[error(transparent)]
     Explain(#[from] super::explain::ExplainError),
@@ -69,7 +74,11 @@ pub enum ClientError {
 }
 
 fn advice(message: &str) -> &'static str {
-    if message.contains("orbidden") { "; it needs `list` on pods there, and `create` on pods/exec" } else { "" }
+    if message.contains("orbidden") {
+        return "; it needs `list` on pods there, and `create` on pods/exec";
+    }
+    let is_away = ["onnect", "dns error", "timed out"].iter().any(|word| message.contains(word));
+    if is_away { "; is that the right cluster (--kubeconfig, --context), and can it be reached from here?" } else { "" }
 }
 
 /// What one node's agent answered.

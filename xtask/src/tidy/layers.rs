@@ -154,13 +154,13 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         path: "netpol-agent/src/observe/hubble",
-        may_use: Some(&["cluster", "flow"]),
+        may_use: Some(&["cluster", "flow", "problem"]),
         never: &["kube", "k8s_openapi", "aya"],
     },
     Layer { path: "netpol-agent/src/observe/hubble/filter", may_use: Some(&["observe::hubble::proto"]), never: IMPURE },
     Layer {
         path: "netpol-agent/src/client/observe",
-        may_use: Some(&["observe::hubble", "problem"]),
+        may_use: Some(&["client::agents", "client::ask", "client::cli", "observe::hubble", "problem"]),
         never: &["aya", "rtnetlink"],
     },
 ];

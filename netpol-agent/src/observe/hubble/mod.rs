@@ -16,6 +16,7 @@ pub mod ring;
 mod service;
 #[cfg(test)]
 mod tests;
+pub mod tls;
 pub mod words;
 
 use std::collections::BTreeMap;

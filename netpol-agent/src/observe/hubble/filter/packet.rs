@@ -78,7 +78,7 @@ pub(super) fn protocols(asked: &[String]) -> Result<Check, FilterError> {
 pub(super) fn tcp_flags(asked: Vec<TcpFlags>) -> Check {
     Box::new(move |flow| {
         let Some(Protocol::Tcp(tcp)) = protocol(flow) else { return false };
-        let set = bits(&tcp.flags.unwrap_or_default());
+        let Some(set) = tcp.flags.as_ref().map(bits) else { return false };
         asked.iter().any(|it| bits(it).iter().zip(set).all(|(asked, set)| !asked || set))
     })
 }
