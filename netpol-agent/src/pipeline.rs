@@ -40,7 +40,7 @@ use crate::datapath::jiffies::Jiffies;
 use crate::datapath::loader::{self, Datapath};
 use crate::datapath::pins::PinLock;
 use crate::enforcer::Enforcer;
-use crate::flow::export::Exporter;
+use crate::observe::export::Exporter;
 use crate::node::{Node, NodeConfig, NodeView};
 use crate::observe::admin::{Admin, Asked, Call, Request};
 use crate::observe::events_kube::PolicyEvents;

@@ -274,3 +274,59 @@ fn a_reader_that_has_gone_is_no_failure() {
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert_eq!((child.wait().unwrap().code(), said.as_str()), (Some(0), ""));
 }
+
+fn netpol_says(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(netpol());
+    let clean = command.env_remove("HUBBLE_SERVER").env_remove("NETPOL_SOCKET").env_remove("KUBECONFIG");
+    let output = clean.env("HOME", "/nonexistent").args(arguments).stdin(Stdio::null()).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn what_is_typed_wrong_is_wrong_usage_and_every_error_has_one_form() {
+    let usage: [&[&str]; 8] = [
+        &["observe", "--verdict", "NOPE"],
+        &["observe", "--ip", "10.0.0.256", "--input-file", "/dev/null"],
+        &["observe", "--since", "yesterday"],
+        &["observe", "--last", "x"],
+        &["observe", "-f", "-o", "table"],
+        &["explain", "a", "b:http:80"],
+        &["explain", "a", "b:70000"],
+        &["status", "--nope"],
+    ];
+    for arguments in usage {
+        let (code, out, said) = netpol_says(arguments);
+        assert_eq!((code, out.as_str()), (Some(2), ""), "{arguments:?}: {said}");
+        assert!(said.to_lowercase().starts_with("error: "), "{arguments:?}: {said}");
+    }
+    let failures: [&[&str]; 4] = [
+        &["observe", "--server", "127.0.0.1:1"],
+        &["observe", "--input-file", "/nonexistent"],
+        &["status", "--socket", "/nonexistent"],
+        &["observe", "--kubeconfig", "/nonexistent"],
+    ];
+    for arguments in failures {
+        let (code, out, said) = netpol_says(arguments);
+        assert_eq!((code, out.as_str(), said.lines().count()), (Some(1), "", 1), "{arguments:?}: {said}");
+        assert!(said.starts_with("Error: ") && said.contains(arguments[2]), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn lines_of_a_file_that_are_no_flows_are_counted_and_a_file_without_flows_is_an_error() {
+    let path = std::env::temp_dir().join(format!("netpol-observe-file-{}", std::process::id()));
+    let file = path.to_str().unwrap();
+    let flow = r#"{"flow":{"uuid":"one","verdict":"DROPPED"},"node_name":"a"}"#;
+    std::fs::write(&path, format!("{flow}\nlog line\n\n{{\"a\":1}}\n")).unwrap();
+    let (code, out, said) = netpol_says(&["observe", "--input-file", file, "-o", "jsonpb"]);
+    assert_eq!((code, out.trim_end()), (Some(0), flow));
+    assert_eq!(said, "Warning: 2 lines are no flow as -o jsonpb writes them, and passed over\n");
+    std::fs::write(&path, "a log\nof something else\n").unwrap();
+    let (code, out, said) = netpol_says(&["observe", "--input-file", file]);
+    assert_eq!((code, out.as_str()), (Some(1), ""), "{said}");
+    assert!(said.starts_with(&format!("Error: {file}: no line of it is a flow")), "{said}");
+    std::fs::write(&path, "").unwrap();
+    assert_eq!(netpol_says(&["observe", "--input-file", file]), (Some(0), String::new(), String::new()), "nothing is no flow");
+    std::fs::remove_file(&path).unwrap();
+}

@@ -7,7 +7,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::agents::Agents;
-use super::cli::{Place, SOCKET};
+use super::cli::{EXIT_FAILURE, EXIT_USAGE, Place, SOCKET};
+use super::explain::ExplainError;
 use super::socket;
 use crate::observe::admin::Request;
 
@@ -64,13 +65,24 @@ pub enum ClientError {
     Request(String),
     /// A flow cannot be explained.
     #[error(transparent)]
-    Explain(#[from] super::explain::ExplainError),
+    Explain(#[from] ExplainError),
     /// The answers cannot be printed.
     #[error("cannot write to standard output: {0}")]
     Print(#[source] io::Error),
     /// The answers cannot be written as JSON.
     #[error("cannot write the answers as JSON: {0}")]
     Write(#[source] serde_json::Error),
+}
+
+impl ClientError {
+    /// How the program ends by it.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Explain(ExplainError::Question(_)) => EXIT_USAGE,
+            _ => EXIT_FAILURE,
+        }
+    }
 }
 
 fn advice(message: &str) -> &'static str {

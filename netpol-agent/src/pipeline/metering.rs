@@ -10,7 +10,7 @@ use super::Pipeline;
 use crate::cli::RunArgs;
 use crate::datapath::figures::Figures;
 use crate::datapath::pins::PinDir;
-use crate::flow::export::Exporter;
+use crate::observe::export::Exporter;
 use crate::observe::health::HealthAddress;
 use crate::observe::metrics::{Metrics, MetricsServer, Sizes, Snapshot};
 use crate::observe::report;

@@ -122,6 +122,11 @@ const LAYERS: &[Layer] = &[
         may_use: Some(&["problem"]),
         never: &["aya", "rtnetlink", "std::fs"],
     },
+    Layer {
+        path: "netpol-agent/src/observe/export",
+        may_use: Some(&["observe::hubble", "problem"]),
+        never: &["kube", "k8s_openapi", "aya"],
+    },
     // The client knows the agent by its answers only.
     Layer {
         path: "netpol-agent/src/client",

@@ -35,7 +35,7 @@ use self::flags::Flags;
 use self::server::Address;
 use self::show::{Show, Shown};
 use super::ask::ClientError;
-use super::cli::{EXIT_FAILURE, EXIT_NO_ANSWER, EXIT_OK};
+use super::cli::{EXIT_FAILURE, EXIT_NO_ANSWER, EXIT_OK, EXIT_USAGE};
 use crate::observe::hubble::filter::{FilterError, Selection};
 use crate::observe::hubble::json::JsonError;
 use crate::observe::hubble::proto::observer::get_flows_response::ResponseTypes;
@@ -43,8 +43,6 @@ use crate::observe::hubble::proto::observer::{GetFlowsRequest, GetFlowsResponse}
 use crate::observe::hubble::proto::relay::NodeState;
 use crate::problem::chain;
 
-/// What was typed cannot be understood; clap's.
-const EXIT_USAGE: u8 = 2;
 /// As a shell has it of what SIGINT ends.
 const EXIT_INTERRUPTED: u8 = 130;
 

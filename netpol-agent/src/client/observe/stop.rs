@@ -33,7 +33,7 @@ pub(super) async fn stdin_ended(wanted: bool) {
     let watch = move || {
         // One that breaks has ended too.
         drop(io::copy(&mut io::stdin().lock(), &mut io::sink()));
-        drop(ended.send(()));
+        _ = ended.send(());
     };
     if !wanted || thread::Builder::new().name("stdin".to_owned()).spawn(watch).is_err() || waited.await.is_err() {
         std::future::pending::<()>().await;

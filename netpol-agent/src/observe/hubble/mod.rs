@@ -79,8 +79,8 @@ impl Hub {
         }
     }
 
-    /// Takes a flow in. Never waits for an observer.
-    pub fn take(&self, flow: &Flow) {
+    /// Takes a flow in, and returns what observers are told of it. Never waits for an observer.
+    pub fn take(&self, flow: &Flow) -> Vec<Arc<Entry>> {
         let mut knowledge = self.knowledge.lock().unwrap_or_else(PoisonError::into_inner);
         let mut messages = convert::messages(flow, &self.stamp, &mut knowledge.identities);
         for message in &mut messages {
@@ -90,24 +90,22 @@ impl Hub {
             knowledge.see(message);
         }
         drop(knowledge);
-        for message in messages {
-            self.push(message);
-        }
+        messages.into_iter().map(|message| self.push(message)).collect()
     }
 
     /// Takes a message in as it is.
-    pub fn push(&self, message: proto::flow::Flow) {
+    pub fn push(&self, message: proto::flow::Flow) -> Arc<Entry> {
         let time = message.time.unwrap_or_default();
-        self.ring.push(Entry { time, content: Content::Flow(Box::new(message)) });
+        self.ring.push(Entry { time, content: Content::Flow(Box::new(message)) })
     }
 
-    /// Takes in that events were lost before they came here, now.
-    pub fn lost(&self, source: LostEventSource, count: u64) {
+    /// Takes in that events were lost before they came here, now; returns what observers are told of it.
+    pub fn lost(&self, source: LostEventSource, count: u64) -> Option<Arc<Entry>> {
         if count == 0 {
-            return;
+            return None;
         }
         let lost = LostEvent { source: source.into(), num_events_lost: count, ..LostEvent::default() };
-        self.ring.push(Entry { time: SystemTime::now().into(), content: Content::Lost(lost) });
+        Some(self.ring.push(Entry { time: SystemTime::now().into(), content: Content::Lost(lost) }))
     }
 
     /// The nodes whose agents can be asked likewise, this one included.

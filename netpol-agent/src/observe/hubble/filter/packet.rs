@@ -35,7 +35,8 @@ fn protocol(flow: &Flow) -> Option<&Protocol> {
 }
 
 /// Source and destination port of a flow, if its protocol has ports.
-pub(super) fn ports_of(flow: &Flow) -> Option<(u32, u32)> {
+#[must_use]
+pub fn ports_of(flow: &Flow) -> Option<(u32, u32)> {
     match protocol(flow)? {
         Protocol::Tcp(tcp) => Some((tcp.source_port, tcp.destination_port)),
         Protocol::Udp(udp) => Some((udp.source_port, udp.destination_port)),
