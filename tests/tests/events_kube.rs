@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use netpol_agent::observe::events_kube::{PolicyEvents, Trouble, Troubles};
 use netpol_agent::cluster::model::{Pod, PodKey};
 use netpol_agent::flow::{End, Flow, Headers, Match, Who};
+use netpol_agent::observe::events_kube::{PolicyEvents, Trouble, Troubles};
 use netpol_agent::observe::events_pod::PodEvents;
 use netpol_agent::problem::{Problem, Severity};
 use netpol_agent::source::kube::{KubeOptions, KubeSource};
@@ -151,7 +151,8 @@ async fn pods_are_told_of_drops_now_and_then_and_a_storm_is_few_events() {
         events.flow(&denied(Reason::PolicyDenied), &api);
     }
     let event = posted(&server).await;
-    let note = "Incoming packet dropped (policy-denied) from shop/web (10.0.1.11) TCP/80; isolated for ingress by shop/deny";
+    let note =
+        "Incoming packet dropped (policy-denied) from shop/web (10.0.1.11) TCP/80; isolated for ingress by shop/deny";
     for (field, expected) in [
         ("/type", "Warning"),
         ("/reason", "PacketDrop"),

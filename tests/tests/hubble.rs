@@ -18,7 +18,8 @@ use netpol_agent::observe::hubble::proto::flow::{Flow, LostEventSource};
 use netpol_agent::observe::hubble::proto::observer::get_flows_response::ResponseTypes;
 use netpol_agent::observe::hubble::proto::observer::observer_client::ObserverClient;
 use netpol_agent::observe::hubble::proto::observer::{
-    GetAgentEventsRequest, GetDebugEventsRequest, GetFlowsRequest, GetFlowsResponse, GetNamespacesRequest, GetNodesRequest, ServerStatusRequest, get_flows_request,
+    GetAgentEventsRequest, GetDebugEventsRequest, GetFlowsRequest, GetFlowsResponse, GetNamespacesRequest,
+    GetNodesRequest, ServerStatusRequest, get_flows_request,
 };
 use netpol_agent::observe::hubble::proto::peer::NotifyRequest;
 use netpol_agent::observe::hubble::proto::peer::peer_client::PeerClient;

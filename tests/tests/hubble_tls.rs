@@ -129,10 +129,8 @@ async fn only_clients_of_the_authority_are_let_in_and_only_to_the_server_they_me
     };
     assert!(answer.is_err(), "without TLS: {answer:?}");
 
-    let tls = ClientTlsConfig::new()
-        .ca_certificate(Certificate::from_pem(ours.pem()))
-        .domain_name("localhost")
-        .identity({
+    let tls =
+        ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ours.pem())).domain_name("localhost").identity({
             let (certificate, key) = ours.issue(&["a client"]);
             Identity::from_pem(certificate, key)
         });
@@ -168,7 +166,10 @@ async fn netpol_observe_speaks_tls_and_says_what_is_wrong() {
         let output = scene.observe(arguments);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
-        assert!(said.starts_with("Error: ") && said.contains(words) && said.lines().count() == 1, "{arguments:?}: {said}");
+        assert!(
+            said.starts_with("Error: ") && said.contains(words) && said.lines().count() == 1,
+            "{arguments:?}: {said}"
+        );
     }
 }
 

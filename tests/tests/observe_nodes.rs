@@ -9,10 +9,10 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use netpol_agent::observe::hubble::Hub;
 use netpol_agent::observe::hubble::listen::{self, Served};
 use netpol_agent::observe::hubble::peers::Address;
 use netpol_agent::observe::hubble::proto::flow::{Endpoint, Flow, Ip, Verdict};
-use netpol_agent::observe::hubble::Hub;
 use netpol_tests::agent;
 use netpol_tests::apiserver::ApiServer;
 use nix::sys::signal::{Signal, kill};
@@ -82,11 +82,8 @@ impl Scene {
 
     /// A drop at so many seconds.
     fn drop(&self, at: usize, seconds: i64) {
-        let endpoint = |pod: &str| Endpoint {
-            namespace: "shop".to_owned(),
-            pod_name: pod.to_owned(),
-            ..Endpoint::default()
-        };
+        let endpoint =
+            |pod: &str| Endpoint { namespace: "shop".to_owned(), pod_name: pod.to_owned(), ..Endpoint::default() };
         self.hubs[at].push(Flow {
             time: Some(Timestamp { seconds, nanos: 0 }),
             uuid: format!("{}-{seconds}", NODES[at]),
@@ -215,7 +212,8 @@ fn a_node_that_cannot_be_asked_is_named_and_the_others_are_shown() {
     scene.server.set_away(true);
     let nobody = scene.observe(&[]);
     assert_eq!(nobody.status.code(), Some(1));
-    let url = format!("Error: cannot list the agents' pods in namespace kube-system at http://{}", scene.server.address());
+    let url =
+        format!("Error: cannot list the agents' pods in namespace kube-system at http://{}", scene.server.address());
     assert!(self::said(&nobody).starts_with(&url), "{nobody:?}");
 }
 
@@ -327,6 +325,10 @@ fn lines_of_a_file_that_are_no_flows_are_counted_and_a_file_without_flows_is_an_
     assert_eq!((code, out.as_str()), (Some(1), ""), "{said}");
     assert!(said.starts_with(&format!("Error: {file}: no line of it is a flow")), "{said}");
     std::fs::write(&path, "").unwrap();
-    assert_eq!(netpol_says(&["observe", "--input-file", file]), (Some(0), String::new(), String::new()), "nothing is no flow");
+    assert_eq!(
+        netpol_says(&["observe", "--input-file", file]),
+        (Some(0), String::new(), String::new()),
+        "nothing is no flow"
+    );
     std::fs::remove_file(&path).unwrap();
 }

@@ -77,7 +77,8 @@ pub async fn run(cli: Cli) -> Result<ExitCode, ClientError> {
             let asker = Asker::new(&place).await?;
             let mut answers: Answers<PolicyList> = asker.ask(&Request::Policies, &["policy", "list"]).await?;
             if let Some(namespace) = namespace {
-                let names = answers.given().flat_map(|(_, list)| list.policies.iter().map(|it| it.namespace.to_string()));
+                let names =
+                    answers.given().flat_map(|(_, list)| list.policies.iter().map(|it| it.namespace.to_string()));
                 say_if_absent("NetworkPolicies", &namespace, names);
                 answers.each(|list| list.policies.retain(|it| it.namespace == namespace));
             }
@@ -112,7 +113,8 @@ fn say_if_absent(what: &str, namespace: &str, known: impl Iterator<Item = String
         (false, 0) => format!("there are some of {}", others.join(", ")),
         (false, more) => format!("there are some of {} and {more} more", others.join(", ")),
     };
-    let written = writeln!(io::stderr(), "Warning: the agents that answered know no {what} of namespace {namespace}; {others}");
+    let written =
+        writeln!(io::stderr(), "Warning: the agents that answered know no {what} of namespace {namespace}; {others}");
     tracing::trace!(written = written.is_ok(), "said that a namespace is empty");
 }
 

@@ -125,10 +125,7 @@ mod tests {
     }
 
     fn said() -> GetFlowsResponse {
-        GetFlowsResponse {
-            response_types: Some(ResponseTypes::NodeStatus(NodeStatusEvent::default())),
-            ..at(99)
-        }
+        GetFlowsResponse { response_types: Some(ResponseTypes::NodeStatus(NodeStatusEvent::default())), ..at(99) }
     }
 
     async fn queue(responses: &[GetFlowsResponse]) -> mpsc::Receiver<GetFlowsResponse> {
@@ -145,7 +142,8 @@ mod tests {
 
     #[tokio::test]
     async fn streams_that_end_are_merged_by_time_and_words_about_nodes_come_first() {
-        let queues = vec![queue(&[at(1), at(4), at(5)]).await, queue(&[said(), at(2), at(3), at(6)]).await, queue(&[]).await];
+        let queues =
+            vec![queue(&[at(1), at(4), at(5)]).await, queue(&[said(), at(2), at(3), at(6)]).await, queue(&[]).await];
         let mut merge = Merge::new(queues);
         let mut times = Vec::new();
         while let Some(response) = merge.next().await {

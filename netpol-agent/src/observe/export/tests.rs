@@ -87,8 +87,10 @@ fn filter(text: &str) -> FlowFilter {
 fn flows_that_are_wanted_are_lines_that_hubbles_client_reads() {
     let scratch = Scratch::new("lines");
     let path = scratch.0.join("flows.jsonl");
-    let allow = r#"{"source_pod":["shop/we"],"destination_ip":["10.0.1.0/24"],"protocol":["tcp"],"event_type":[{"type":1}]}"#;
-    let deny = r#"{"destination_port":["81"],"destination_label":["app in (api)"],"drop_reason_desc":["POLICY_DENIED"]}"#;
+    let allow =
+        r#"{"source_pod":["shop/we"],"destination_ip":["10.0.1.0/24"],"protocol":["tcp"],"event_type":[{"type":1}]}"#;
+    let deny =
+        r#"{"destination_port":["81"],"destination_label":["app in (api)"],"drop_reason_desc":["POLICY_DENIED"]}"#;
     let config = ExportConfig { allow: vec![filter(allow)], deny: vec![filter(deny)], ..config(&path) };
     let exporter = Exporter::start(config).unwrap();
     for (from, port) in [("web", 80), ("web", 81), ("far", 80), ("web", 82)] {
@@ -154,7 +156,8 @@ fn flows_are_summed_up_by_pods_port_and_reason() {
     drop(exporter);
     eventually(|| lines(&path).len() == 4);
     let drops: Vec<Value> = lines(&path).into_iter().filter(|line| line["flow"]["event_type"]["type"] == 1).collect();
-    let sums: Vec<_> = drops.iter().map(|line| (&line["flow"]["source"]["pod_name"], &line["flow"]["aggregate"])).collect();
+    let sums: Vec<_> =
+        drops.iter().map(|line| (&line["flow"]["source"]["pod_name"], &line["flow"]["aggregate"])).collect();
     let counted = |flows: u32| serde_json::json!({ "ingress_flow_count": flows });
     assert_eq!(sums, [(&"web".into(), &counted(3)), (&"far".into(), &counted(1))]);
     let stands_for = &drops[0]["flow"]["extensions"]["value"];

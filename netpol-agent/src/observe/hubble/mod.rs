@@ -19,7 +19,7 @@ mod tests;
 pub mod tls;
 pub mod words;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -40,11 +40,16 @@ const NAMESPACE_LIFETIME: Duration = Duration::from_secs(3600);
 /// Most namespaces that are remembered.
 const MOST_NAMESPACES: usize = 4096;
 
+/// Most interfaces whose names are remembered.
+const MOST_INTERFACES: usize = 4096;
+
 /// What is known beyond the ring.
 #[derive(Debug)]
 struct Knowledge {
     identities: Identities,
     namespaces: BTreeMap<String, Instant>,
+    /// Names of interfaces: an index is not given twice while it matters.
+    interfaces: HashMap<u32, String>,
     sequence: u64,
     seed: RandomState,
 }
@@ -72,6 +77,7 @@ impl Hub {
             knowledge: Mutex::new(Knowledge {
                 identities: Identities::default(),
                 namespaces: BTreeMap::new(),
+                interfaces: HashMap::new(),
                 sequence: 0,
                 seed: RandomState::new(),
             }),
@@ -85,6 +91,9 @@ impl Hub {
         let mut messages = convert::messages(flow, &self.stamp, &mut knowledge.identities);
         for message in &mut messages {
             message.uuid = knowledge.uuid();
+            if let Some(interface) = &mut message.interface {
+                interface.name = knowledge.interface_name(interface.index);
+            }
         }
         if let Some(message) = messages.first() {
             knowledge.see(message);
@@ -134,6 +143,20 @@ impl Hub {
 }
 
 impl Knowledge {
+    /// Empty for one that is gone already.
+    fn interface_name(&mut self, index: u32) -> String {
+        if let Some(name) = self.interfaces.get(&index) {
+            return name.clone();
+        }
+        let name = nix::net::if_::if_indextoname(index).ok().and_then(|name| name.into_string().ok());
+        let Some(name) = name else { return String::new() };
+        if self.interfaces.len() >= MOST_INTERFACES {
+            self.interfaces.clear();
+        }
+        self.interfaces.insert(index, name.clone());
+        name
+    }
+
     fn see(&mut self, message: &proto::flow::Flow) {
         let now = Instant::now();
         for end in [&message.source, &message.destination].into_iter().flatten() {

@@ -174,9 +174,8 @@ pub(super) fn extension(flow: &Flow) -> Option<Any> {
 /// An extension of these texts, and how many more packets it stands for.
 #[must_use]
 pub fn of_text(texts: &[(&str, &str)], suppressed: f64) -> Any {
-    let text = |&(name, text): &(&str, &str)| {
-        (name.to_owned(), Value { kind: Some(Kind::StringValue(text.to_owned())) })
-    };
+    let text =
+        |&(name, text): &(&str, &str)| (name.to_owned(), Value { kind: Some(Kind::StringValue(text.to_owned())) });
     let mut fields: BTreeMap<String, Value> = texts.iter().map(text).collect();
     if suppressed > 0.0 {
         fields.insert("suppressed".to_owned(), Value { kind: Some(Kind::NumberValue(suppressed)) });

@@ -177,7 +177,9 @@ impl<'t> Parser<'t> {
     fn check_key(&self, key: &str) -> Result<(), SelectorError> {
         let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
         let wrong = name.is_empty()
-            || prefix.is_some_and(|it| it.is_empty() || it.len() > MOST_PREFIX || it.chars().any(|c| c.is_ascii_uppercase()));
+            || prefix.is_some_and(|it| {
+                it.is_empty() || it.len() > MOST_PREFIX || it.chars().any(|c| c.is_ascii_uppercase())
+            });
         if wrong {
             return Err(SelectorError::Text { selector: self.selector.to_owned(), text: key.to_owned() });
         }
@@ -193,7 +195,8 @@ impl<'t> Parser<'t> {
     fn check(&self, text: &str, others: fn(char) -> bool) -> Result<(), SelectorError> {
         let inner = text.trim_matches(|c: char| c.is_ascii_alphanumeric());
         let ends = |c: Option<char>| c.is_none_or(|c| c.is_ascii_alphanumeric());
-        let sound = text.len() <= MOST && inner.chars().all(|c| c.is_ascii_alphanumeric() || others(c))
+        let sound = text.len() <= MOST
+            && inner.chars().all(|c| c.is_ascii_alphanumeric() || others(c))
             && ends(text.chars().next())
             && ends(text.chars().next_back());
         if sound {

@@ -158,7 +158,8 @@ fn flows_that_lack_a_field_match_only_what_asks_for_its_lack() {
         assert_eq!(keeps(filter, &bare), Ok(false), "{filter}");
     }
     let mut no_flags = flow();
-    if let Some(super::super::proto::flow::layer4::Protocol::Tcp(tcp)) = no_flags.l4.as_mut().unwrap().protocol.as_mut() {
+    if let Some(super::super::proto::flow::layer4::Protocol::Tcp(tcp)) = no_flags.l4.as_mut().unwrap().protocol.as_mut()
+    {
         tcp.flags = None;
     }
     assert_eq!(keeps(r#"{"tcp_flags":[{}]}"#, &no_flags), Ok(false));
