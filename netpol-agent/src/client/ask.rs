@@ -78,10 +78,7 @@ impl ClientError {
     /// How the program ends by it.
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
-        match self {
-            Self::Explain(ExplainError::Question(_)) => EXIT_USAGE,
-            _ => EXIT_FAILURE,
-        }
+        if matches!(self, Self::Explain(ExplainError::Question(_))) { EXIT_USAGE } else { EXIT_FAILURE }
     }
 }
 

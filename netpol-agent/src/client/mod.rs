@@ -65,10 +65,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode, ClientError> {
             let asker = Asker::new(&place).await?;
             let mut answers: Answers<EndpointList> = asker.ask(&Request::Endpoints, &["endpoints"]).await?;
             if let Some(namespace) = namespace {
-                let of = |pod: &str| pod.split_once('/').map_or("", |(namespace, _)| namespace).to_owned();
-                let names = answers.given().flat_map(|(_, list)| list.endpoints.iter().map(|it| of(&it.pod)));
-                say_if_absent("pods", &namespace, names);
-                answers.each(|list| list.endpoints.retain(|it| of(&it.pod) == namespace));
+                keep_endpoints_of(&namespace, &mut answers);
             }
             print(&answers, output, show::endpoints)?;
             Ok(code(&answers, EXIT_OK))
@@ -98,6 +95,13 @@ pub async fn run(cli: Cli) -> Result<ExitCode, ClientError> {
             Ok(code(&answers, if known { EXIT_OK } else { EXIT_FAILURE }))
         }
     }
+}
+
+fn keep_endpoints_of(namespace: &str, answers: &mut Answers<EndpointList>) {
+    let of = |pod: &str| pod.split_once('/').map_or("", |(namespace, _)| namespace).to_owned();
+    let names = answers.given().flat_map(|(_, list)| list.endpoints.iter().map(|it| of(&it.pod)));
+    say_if_absent("pods", namespace, names);
+    answers.each(|list| list.endpoints.retain(|it| of(&it.pod) == namespace));
 }
 
 /// A line on standard error if nothing is of a namespace: an empty table does not say why it is one.

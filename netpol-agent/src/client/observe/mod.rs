@@ -124,10 +124,7 @@ fn status_text(status: &tonic::Status) -> String {
 impl ObserveError {
     /// What was typed is no question, or what was asked for failed.
     const fn exit_code(&self) -> u8 {
-        match self {
-            Self::Request(_) | Self::Filter(_) => EXIT_USAGE,
-            _ => EXIT_FAILURE,
-        }
+        if matches!(self, Self::Request(_) | Self::Filter(_)) { EXIT_USAGE } else { EXIT_FAILURE }
     }
 }
 
@@ -249,11 +246,13 @@ fn read_file(path: &PathBuf, request: &GetFlowsRequest, show: &mut Show) -> Resu
 
 /// All nodes. Fails if none of them answers.
 async fn from_nodes(flags: &Flags, request: &GetFlowsRequest, show: &mut Show) -> Result<Ended, ObserveError> {
-    let nowhere = |error: ClientError| match error {
-        source @ ClientError::Kubeconfig { .. } if flags.kubeconfig.is_none() && flags.context.is_none() => {
-            ObserveError::Nowhere { socket: flags.socket.clone(), source: Box::new(source) }
+    let is_named = flags.kubeconfig.is_some() || flags.context.is_some();
+    let nowhere = |error: ClientError| {
+        let source = Box::new(error);
+        if matches!(*source, ClientError::Kubeconfig { .. }) && !is_named {
+            return ObserveError::Nowhere { socket: flags.socket.clone(), source };
         }
-        error => ObserveError::Agents(Box::new(error)),
+        ObserveError::Agents(source)
     };
     let (mut answers, asked) = nodes::ask(flags, request).await.map_err(nowhere)?;
     let mut silent = BTreeSet::new();

@@ -15,10 +15,9 @@ pub(super) async fn interrupted() {
     let (first, waited) = oneshot::channel();
     let started = thread::Builder::new().name("ctrl-c".to_owned()).spawn(move || {
         let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
-        if runtime.block_on(tokio::signal::ctrl_c()).is_ok() && first.send(()).is_ok() {
-            if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
-                std::process::exit(EXIT_INTERRUPTED.into());
-            }
+        let is_told = runtime.block_on(tokio::signal::ctrl_c()).is_ok() && first.send(()).is_ok();
+        if is_told && runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
+            std::process::exit(EXIT_INTERRUPTED.into());
         }
     });
     if started.is_err() || waited.await.is_err() {
