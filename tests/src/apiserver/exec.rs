@@ -122,11 +122,11 @@ async fn pass_on(socket: &mut Socket, child: &mut Child) -> anyhow::Result<()> {
         let (channel, bytes) = tokio::select! {
             length = read(stdout.as_mut(), &mut out) => match length? {
                 0 => { stdout = None; continue }
-                length => (STDOUT, &out[..length]),
+                length => (STDOUT, out.get(..length).unwrap_or_default()),
             },
             length = read(stderr.as_mut(), &mut err) => match length? {
                 0 => { stderr = None; continue }
-                length => (STDERR, &err[..length]),
+                length => (STDERR, err.get(..length).unwrap_or_default()),
             },
             said = socket.next() => {
                 let said = said.ok_or_else(|| anyhow::anyhow!("the client went away"))??;
