@@ -2,11 +2,7 @@
 //! of is said, and neither an observer that never reads nor the agent's memory is a matter. A second of it by default; the
 //! full tier (`NETPOL_TEST_FULL`) measures for twenty, and prints the rates.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a test stops at the first surprise, and is a measurement"
-)]
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpStream, UdpSocket};

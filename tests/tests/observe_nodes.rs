@@ -1,7 +1,13 @@
 //! `netpol observe` over all nodes through the API server's exec: two agents' flows in one order, and what is said of nodes
 //! that cannot be asked.
 
-#![expect(clippy::panic, clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
+#![expect(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test stops at the first surprise"
+)]
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::PathBuf;
