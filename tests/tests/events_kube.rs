@@ -1,4 +1,7 @@
-//! Events on policies that are not enforced as written, and on pods whose packets are dropped, against the double of the API server.
+//! Events on policies that are not enforced as written, and on pods whose packets are dropped, against the double of the
+//! API server.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::time::{Duration, Instant};
 
