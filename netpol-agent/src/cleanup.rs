@@ -26,6 +26,8 @@ pub struct Incomplete(Vec<String>);
 /// What was done.
 #[derive(Debug, Default)]
 struct Work {
+    /// There was something to remove, as far as can be told.
+    found: bool,
     failed: Vec<String>,
 }
 
@@ -35,14 +37,14 @@ struct Work {
 /// A [`PinError`](crate::datapath::pins::PinError) if there is no BPF file system at the path or an agent is running; [`Incomplete`] if something is left.
 pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
     let pins = PinDir::at(&args.bpffs)?;
-    let _lock = pins.lock_if_present().map_err(|error| match error {
+    let lock = pins.lock_if_present().map_err(|error| match error {
         PinError::Locked { path } => anyhow!(
             "a netpol-agent is at work with {}; stop it first, or have it clean up by itself: `netpol cleanup --yes`",
             path.display()
         ),
         error @ (PinError::NotBpffs { .. } | PinError::Io { .. }) => error.into(),
     })?;
-    let mut work = Work::default();
+    let mut work = Work { found: lock.is_some(), ..Work::default() };
     if let Err(error) = socket::remove(&args.socket) {
         work.failed.push(chain(&error));
     }
@@ -59,7 +61,7 @@ pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
 /// # Errors
 /// If something is left.
 pub fn retire(args: &CleanupArgs, pins: &PinDir) -> Result<(), Incomplete> {
-    let mut work = Work::default();
+    let mut work = Work { found: true, ..Work::default() };
     work.remove(args, pins);
     work.end()
 }
@@ -67,7 +69,10 @@ pub fn retire(args: &CleanupArgs, pins: &PinDir) -> Result<(), Incomplete> {
 impl Work {
     fn remove(&mut self, args: &CleanupArgs, pins: &PinDir) {
         match install::uninstall(&args.cni_conf_dir, &args.cni_bin_dir) {
-            Ok(removed) => removed.iter().for_each(|path| tracing::info!(path = %path.display(), "removed")),
+            Ok(removed) => {
+                self.found |= !removed.is_empty();
+                removed.iter().for_each(|path| tracing::info!(path = %path.display(), "removed"));
+            }
             Err(error) => self.failed.push(chain(&error)),
         }
         // Maps of another version, or none, are no obstacle: then hooks end as they are.
@@ -94,6 +99,10 @@ impl Work {
     fn end(self) -> Result<(), Incomplete> {
         if !self.failed.is_empty() {
             return Err(Incomplete(self.failed));
+        }
+        if !self.found {
+            tracing::info!("nothing to remove: this node has no CNI plugin, programs or maps of netpol");
+            return Ok(());
         }
         tracing::info!("removed netpol's CNI plugin, programs, maps and files; traffic is no longer policed");
         Ok(())

@@ -16,13 +16,24 @@ static ALLOCATOR: Allocator = Allocator;
 fn main() -> ExitCode {
     allocator::return_soon();
     let cli = Cli::parse();
+    // What runs for good has a log, which is read by machines too; everything else says it as `netpol` does.
+    let has_log = matches!(&cli.command, Command::Run(args) if !args.check && !args.dry_run);
     match run(cli) {
         Ok(code) => code,
-        Err(error) => {
+        Err(error) if has_log => {
             tracing::error!("{}", chain(error.as_ref()));
             ExitCode::from(EXIT_FAILURE)
         }
+        Err(error) => {
+            fail(&chain(error.as_ref()));
+            ExitCode::from(EXIT_FAILURE)
+        }
     }
+}
+
+#[expect(clippy::print_stderr, reason = "the one line in which a command fails")]
+fn fail(message: &str) {
+    eprintln!("Error: {message}");
 }
 
 fn run(cli: Cli) -> Result<ExitCode> {

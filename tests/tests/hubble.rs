@@ -18,7 +18,8 @@ use netpol_agent::observe::hubble::proto::flow::{Flow, LostEventSource};
 use netpol_agent::observe::hubble::proto::observer::get_flows_response::ResponseTypes;
 use netpol_agent::observe::hubble::proto::observer::observer_client::ObserverClient;
 use netpol_agent::observe::hubble::proto::observer::{
-    GetFlowsRequest, GetFlowsResponse, GetNamespacesRequest, GetNodesRequest, ServerStatusRequest, get_flows_request,
+    GetAgentEventsRequest, GetDebugEventsRequest, GetFlowsRequest, GetFlowsResponse, GetNamespacesRequest,
+    GetNodesRequest, ServerStatusRequest, get_flows_request,
 };
 use netpol_agent::observe::hubble::proto::peer::NotifyRequest;
 use netpol_agent::observe::hubble::proto::peer::peer_client::PeerClient;
@@ -296,6 +297,61 @@ async fn first_last_and_since_start_where_hubble_does() {
 }
 
 #[tokio::test]
+async fn where_a_request_begins_only_flows_that_are_asked_for_count() {
+    let server = Server::start("order", 63).await;
+    let flow = |second: i64, uuid: u32, verdict: i32| Flow {
+        time: Some(prost_types::Timestamp { seconds: second, nanos: 0 }),
+        uuid: format!("x-{uuid}"),
+        verdict,
+        ..Flow::default()
+    };
+    // One of another sort is out of order; one of the same sort is.
+    for flow in [flow(5, 1, 1), flow(1, 2, 2), flow(6, 3, 1), flow(9, 4, 1), flow(7, 5, 1)] {
+        server.hub.push(flow);
+    }
+    let at = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+    let forwarded = request_of("--verdict FORWARDED --all").1;
+    let since = |number, seconds, first| GetFlowsRequest { since: at(seconds), number, first, ..forwarded.clone() };
+    assert_eq!(server.numbers(since(0, 3, false)).await, [1, 3, 4, 5]);
+    assert_eq!(server.numbers(since(2, 3, false)).await, [1, 3], "since goes before number");
+    assert_eq!(server.numbers(since(2, 3, true)).await, [1, 3], "and before first");
+    assert_eq!(server.numbers(since(0, 8, false)).await, [0_u32; 0], "the newest is older");
+    assert_eq!(server.numbers(since(0, 6, false)).await, [3, 4, 5], "inclusive");
+    let until = |number, seconds| GetFlowsRequest { until: at(seconds), number, ..forwarded.clone() };
+    assert_eq!(server.numbers(until(0, 6)).await, [1, 3], "inclusive; the first that is later ends it");
+    assert_eq!(server.numbers(until(2, 8)).await, [0_u32; 0], "number counts from the newest");
+    assert_eq!(server.numbers(until(4, 8)).await, [1, 3]);
+    let all = GetFlowsRequest::default();
+    assert_eq!(server.numbers(all).await, [1, 2, 3, 4, 5], "no number is no limit");
+    let status = server.observer().server_status(ServerStatusRequest::default()).await.unwrap().into_inner();
+    assert_eq!(status.flows_rate.to_bits(), 0.0_f64.to_bits(), "they are long ago");
+}
+
+#[tokio::test]
+async fn reflection_names_every_service() {
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+    let server = Server::start("reflection", 3).await;
+    let request = tonic_reflection::pb::v1::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut client = ServerReflectionClient::new(server.channel.clone());
+    let mut answers = client.server_reflection_info(once(request)).await.unwrap().into_inner();
+    let answer = answers.message().await.unwrap().unwrap().message_response.unwrap();
+    let MessageResponse::ListServicesResponse(list) = answer else { panic!("{answer:?}") };
+    let names: Vec<&str> = list.service.iter().map(|service| service.name.as_str()).collect();
+    for name in ["observer.Observer", "peer.Peer", "grpc.health.v1.Health"] {
+        assert!(names.contains(&name), "{names:?}");
+    }
+}
+
+fn once<T: Send + 'static>(value: T) -> impl futures_util::Stream<Item = T> + Send + 'static {
+    futures_util::stream::once(std::future::ready(value))
+}
+
+#[tokio::test]
 async fn a_stuck_observer_slows_nobody_and_is_told_what_it_missed() {
     let server = Server::start("stuck", 255).await;
     let flow = flows().remove(0);
@@ -357,6 +413,12 @@ async fn status_nodes_namespaces_peers_and_health_answer() {
     assert!(status.num_connected_nodes.is_none() && status.version.starts_with("netpol v") && status.uptime_ns > 0);
     let nodes = observer.get_nodes(GetNodesRequest::default()).await.unwrap().into_inner().nodes;
     assert_eq!(nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>(), ["node-a"]);
+    for refused in [
+        observer.get_agent_events(GetAgentEventsRequest::default()).await.map(drop),
+        observer.get_debug_events(GetDebugEventsRequest::default()).await.map(drop),
+    ] {
+        assert_eq!(refused.unwrap_err().code(), Code::Unimplemented);
+    }
     observer.get_namespaces(GetNamespacesRequest::default()).await.unwrap();
     let peer = |name: &str, address: &str| PeerNode { name: name.into(), address: address.parse().unwrap() };
     server.hub.set_peers(vec![peer("node-a", "10.0.0.1")]);

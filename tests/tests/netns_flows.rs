@@ -100,6 +100,9 @@ fn an_observer_sees_drops_and_verdicts_at_once_with_names_and_policies() {
             let (flow, after) = observer.next(|flow| flow.verdict() == Verdict::Dropped);
             best = best.min(after);
             assert_eq!(event_type(&flow), kind, "the verdict comes first: {flow:?}");
+            let interface = flow.interface.clone().unwrap();
+            let database = shop.node.pod("production/postgresql").unwrap();
+            assert_eq!(interface.name, database.interface(), "where it was dropped: {interface:?}");
             let (source, destination) = (flow.source.clone().unwrap(), flow.destination.clone().unwrap());
             assert_eq!((source.namespace.as_str(), source.pod_name.as_str()), ("monitoring", "grafana"));
             assert_eq!((destination.namespace.as_str(), destination.pod_name.as_str()), ("production", "postgresql"));

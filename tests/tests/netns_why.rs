@@ -43,6 +43,12 @@ impl Scene {
         (output.status.code().unwrap(), text)
     }
 
+    fn observe(&self, arguments: &[&str]) -> (i32, String) {
+        let binary = agent::binary().unwrap().with_file_name("netpol");
+        let output = std::process::Command::new(binary).arg("observe").args(arguments).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    }
+
     fn tries(&self, from: &str, port: u16, limit: Duration) -> Outcome {
         let target = Target { name: "production/postgresql".to_owned(), port, transport: Transport::Tcp };
         let probe = self.shop.probe(from, &target, false).unwrap();
@@ -112,10 +118,18 @@ fn drops_are_in_metrics_and_in_the_export() {
     scene.tries("staging/intruder", 6000, SILENCE);
     let line = eventually(|| {
         let text = std::fs::read_to_string(&file).unwrap_or_default();
-        text.lines().find(|line| line.contains("staging/intruder")).map(str::to_owned)
+        text.lines().find(|line| line.contains("\"pod_name\":\"intruder\"")).map(str::to_owned)
     });
     let line: Value = serde_json::from_str(&line).unwrap();
-    assert_eq!((&line["reason"], &line["destination"]["port"]), (&"policy-denied".into(), &6000.into()), "{line}");
+    let flow = &line["flow"];
+    assert_eq!(
+        (&flow["drop_reason_desc"], &flow["l4"]["TCP"]["destination_port"], &flow["ingress_denied_by"][0]["kind"]),
+        (&"POLICY_DENIED".into(), &6000.into(), &"NetworkPolicy".into()),
+        "{line}"
+    );
+    assert_eq!(flow["extensions"]["value"]["reason"], "policy-denied", "{line}");
+    let (code, read) = scene.observe(&["--input-file", path, "--from-pod", "staging/intruder"]);
+    assert!(code == 0 && read.contains("staging/intruder"), "{read}");
     std::fs::remove_file(&file).unwrap();
     let is_published =
         |text: &String| text.contains("reason=\"policy-denied\",direction=\"ingress\",namespace=\"production\"");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 
 use crate::observe::hubble::DEFAULT_CAPACITY;
-use crate::observe::hubble::listen::TlsFiles;
+use crate::observe::hubble::tls::TlsFiles;
 
 /// Which flows are told of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -38,7 +38,7 @@ pub struct FlowArgs {
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub hubble_address: Option<SocketAddr>,
 
-    /// PEM file of the certificate for --hubble-address.
+    /// PEM file of the certificate for --hubble-address; read again when it changes, as are the other two.
     #[arg(long, value_name = "FILE", requires_all = ["hubble_address", "hubble_tls_key"])]
     pub hubble_tls_cert: Option<PathBuf>,
 

@@ -26,9 +26,9 @@ use crate::problem::chain;
 /// The agents' pods.
 const LABEL: &str = "app.kubernetes.io/name=netpol";
 /// The command in their image.
-const COMMAND: &str = "/netpol";
+pub(super) const COMMAND: &str = "/netpol";
 /// How long one agent may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// How many are asked at a time.
 const AT_ONCE: usize = 32;
 /// The longest answer that is taken.
@@ -37,6 +37,8 @@ const LONGEST: u64 = 64 << 20;
 /// The agents of a cluster.
 pub(super) struct Agents {
     client: Client,
+    /// The API server, for errors.
+    server: String,
     namespace: String,
     /// These only, if any are named.
     nodes: Vec<String>,
@@ -44,12 +46,12 @@ pub(super) struct Agents {
 
 /// One agent's pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Agent {
-    node: String,
-    pod: String,
-    container: Option<String>,
+pub(super) struct Agent {
+    pub(super) node: String,
+    pub(super) pod: String,
+    pub(super) container: Option<String>,
     /// Why it cannot be asked.
-    unfit: Option<String>,
+    pub(super) unfit: Option<String>,
 }
 
 impl Agents {
@@ -73,8 +75,9 @@ impl Agents {
                 Config::infer().await.map_err(|error| wrong(error.source().map_or_else(|| error.to_string(), chain)))?
             }
         };
+        let server = config.cluster_url.to_string();
         let client = Client::try_from(config).map_err(|error| wrong(chain(&error)))?;
-        Ok(Self { client, namespace: place.agent_namespace.clone(), nodes: place.node.clone() })
+        Ok(Self { client, server, namespace: place.agent_namespace.clone(), nodes: place.node.clone() })
     }
 
     /// Has every agent carry out `arguments`.
@@ -139,13 +142,21 @@ impl Agents {
         Ok(list.items.into_iter().filter_map(|item| of(item.metadata)).collect())
     }
 
-    fn pods(&self) -> Api<Pod> {
+    /// Where the agents' pods are.
+    pub(super) fn pods(&self) -> Api<Pod> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    async fn find(&self) -> Result<Vec<Agent>, ClientError> {
-        let refused =
-            |error: kube::Error| ClientError::List { namespace: self.namespace.clone(), message: chain(&error) };
+    /// The agents that are asked: one for each node.
+    ///
+    /// # Errors
+    /// If nobody says where they are, or there are none.
+    pub(super) async fn find(&self) -> Result<Vec<Agent>, ClientError> {
+        let refused = |error: kube::Error| ClientError::List {
+            server: self.server.clone(),
+            namespace: self.namespace.clone(),
+            message: chain(&error),
+        };
         let pods = self.pods().list(&ListParams::default().labels(LABEL)).await.map_err(refused)?;
         let mut agents = agents(&pods.items);
         if agents.is_empty() {

@@ -7,7 +7,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::agents::Agents;
-use super::cli::{Place, SOCKET};
+use super::cli::{EXIT_FAILURE, EXIT_USAGE, Place, SOCKET};
+use super::explain::ExplainError;
 use super::socket;
 use crate::observe::admin::Request;
 
@@ -37,8 +38,10 @@ pub enum ClientError {
         message: String,
     },
     /// The API server does not say where the agents are.
-    #[error("cannot list the agents' pods in namespace {namespace}: {message}{}", advice(message))]
+    #[error("cannot list the agents' pods in namespace {namespace} at {server}: {message}{}", advice(message))]
     List {
+        /// The API server.
+        server: String,
         /// The agents' namespace.
         namespace: String,
         /// The API server's answer.
@@ -57,9 +60,12 @@ pub enum ClientError {
         /// Names like it.
         hint: String,
     },
+    /// The question cannot be sent on.
+    #[error("cannot write the request: {0}")]
+    Request(String),
     /// A flow cannot be explained.
     #[error(transparent)]
-    Explain(#[from] super::explain::ExplainError),
+    Explain(#[from] ExplainError),
     /// The answers cannot be printed.
     #[error("cannot write to standard output: {0}")]
     Print(#[source] io::Error),
@@ -68,12 +74,20 @@ pub enum ClientError {
     Write(#[source] serde_json::Error),
 }
 
+impl ClientError {
+    /// How the program ends by it.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        if matches!(self, Self::Explain(ExplainError::Question(_))) { EXIT_USAGE } else { EXIT_FAILURE }
+    }
+}
+
 fn advice(message: &str) -> &'static str {
     if message.contains("orbidden") {
-        "; it needs `list` on pods there, and `create` and `get` on pods/exec"
-    } else {
-        ""
+        return "; it needs `list` on pods there, and `create` and `get` on pods/exec";
     }
+    let is_away = ["onnect", "dns error", "timed out"].iter().any(|word| message.contains(word));
+    if is_away { "; is that the right cluster (--kubeconfig, --context), and can it be reached from here?" } else { "" }
 }
 
 /// What one node's agent answered.

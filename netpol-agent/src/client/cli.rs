@@ -12,6 +12,8 @@ use super::explain::ExplainArgs;
 pub const EXIT_OK: u8 = 0;
 /// Nobody could be asked, or there is no such policy.
 pub const EXIT_FAILURE: u8 = 1;
+/// What was typed cannot be understood; clap's, too.
+pub const EXIT_USAGE: u8 = 2;
 /// Some agent has not enforced everything (yet).
 pub const EXIT_NOT_SETTLED: u8 = 4;
 /// Some agents did not answer; what the others said was printed.
@@ -148,7 +150,7 @@ pub enum Command {
     },
     /// Why SRC reaches DST, or what stops it and what would let it through.
     ///
-    /// Exit codes: 0 all of it is allowed, 1 there is no answer, 4 something is denied, 6 the compiler and the naive judge that
+    /// Exit codes: 0 all of it is allowed, 1 there is no answer, 2 wrong usage, 4 something is denied, 6 the compiler and the naive judge that
     /// every answer is checked with disagree.
     Explain(ExplainArgs),
     /// Print a completion script for a shell, e.g. `netpol completions bash > /etc/bash_completion.d/netpol`.

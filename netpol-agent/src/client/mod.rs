@@ -15,6 +15,7 @@ mod socket;
 mod table;
 mod wait;
 
+use std::collections::BTreeSet;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
@@ -29,6 +30,9 @@ use crate::observe::admin::Request;
 use crate::observe::answer::{EndpointList, PolicyAnswer, PolicyList, Retired, Status};
 
 pub use self::ask::ClientError;
+
+/// Namespaces that are named in place of one that nobody knows.
+const MOST_NAMED: usize = 10;
 
 /// Carries out what the flags say.
 ///
@@ -61,8 +65,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode, ClientError> {
             let asker = Asker::new(&place).await?;
             let mut answers: Answers<EndpointList> = asker.ask(&Request::Endpoints, &["endpoints"]).await?;
             if let Some(namespace) = namespace {
-                let prefix = format!("{namespace}/");
-                answers.each(|list| list.endpoints.retain(|it| it.pod.starts_with(&prefix)));
+                keep_endpoints_of(&namespace, &mut answers);
             }
             print(&answers, output, show::endpoints)?;
             Ok(code(&answers, EXIT_OK))
@@ -71,6 +74,9 @@ pub async fn run(cli: Cli) -> Result<ExitCode, ClientError> {
             let asker = Asker::new(&place).await?;
             let mut answers: Answers<PolicyList> = asker.ask(&Request::Policies, &["policy", "list"]).await?;
             if let Some(namespace) = namespace {
+                let names =
+                    answers.given().flat_map(|(_, list)| list.policies.iter().map(|it| it.namespace.to_string()));
+                say_if_absent("NetworkPolicies", &namespace, names);
                 answers.each(|list| list.policies.retain(|it| it.namespace == namespace));
             }
             print(&answers, output, show::policies)?;
@@ -89,6 +95,31 @@ pub async fn run(cli: Cli) -> Result<ExitCode, ClientError> {
             Ok(code(&answers, if known { EXIT_OK } else { EXIT_FAILURE }))
         }
     }
+}
+
+fn keep_endpoints_of(namespace: &str, answers: &mut Answers<EndpointList>) {
+    let of = |pod: &str| pod.split_once('/').map_or("", |(namespace, _)| namespace).to_owned();
+    let names = answers.given().flat_map(|(_, list)| list.endpoints.iter().map(|it| of(&it.pod)));
+    say_if_absent("pods", namespace, names);
+    answers.each(|list| list.endpoints.retain(|it| of(&it.pod) == namespace));
+}
+
+/// A line on standard error if nothing is of a namespace: an empty table does not say why it is one.
+fn say_if_absent(what: &str, namespace: &str, known: impl Iterator<Item = String>) {
+    let known: BTreeSet<String> = known.filter(|name| !name.is_empty()).collect();
+    if known.contains(namespace) {
+        return;
+    }
+    let more = known.len().saturating_sub(MOST_NAMED);
+    let others: Vec<String> = known.into_iter().take(MOST_NAMED).collect();
+    let others = match (others.is_empty(), more) {
+        (true, _) => "nor of any other".to_owned(),
+        (false, 0) => format!("there are some of {}", others.join(", ")),
+        (false, more) => format!("there are some of {} and {more} more", others.join(", ")),
+    };
+    let written =
+        writeln!(io::stderr(), "Warning: the agents that answered know no {what} of namespace {namespace}; {others}");
+    tracing::trace!(written = written.is_ok(), "said that a namespace is empty");
 }
 
 /// An agent that did not answer outweighs what the others said.

@@ -122,6 +122,7 @@ fn may_pass(error: &ClientError, is_first: bool) -> bool {
         ClientError::Nowhere { .. }
         | ClientError::Kubeconfig { .. }
         | ClientError::NoSuchPolicy { .. }
+        | ClientError::Request(_)
         | ClientError::Explain(_)
         | ClientError::Print(_)
         | ClientError::Write(_) => false,

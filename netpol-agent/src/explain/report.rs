@@ -8,6 +8,7 @@ use super::{
     Compiled, End, EndReport, Explanation, Facts, Flow, FlowReport, Opinion, Side, SideReport, Unanswerable, Verdict,
     change, resolve, words,
 };
+use crate::cluster::model::{Peer, Peers};
 use crate::policy::RuleReference;
 
 /// Rules that are shown as nearest.
@@ -47,7 +48,7 @@ impl FlowReport {
             destination: EndReport::of(&flow.destination),
             traffic: flow.traffic.to_string(),
             allowed: ingress.verdict != Verdict::Denied && egress.verdict != Verdict::Denied,
-            notes: notes(flow, facts),
+            notes: notes(flow, facts).into_iter().chain(blocks_of_service(flow, facts, &egress)).collect(),
             egress,
             ingress,
         }
@@ -152,6 +153,36 @@ fn notes(flow: &Flow, facts: &Facts<'_>) -> Vec<String> {
              own: ask about that address"
                 .to_owned(),
         );
+    }
+    notes
+}
+
+/// Blocks that hold the address of the service and not that of the pod behind it: whoever wrote them meant the service.
+fn blocks_of_service(flow: &Flow, facts: &Facts<'_>, egress: &SideReport) -> Vec<String> {
+    let Some(key) = flow.destination.service.as_ref().filter(|_| egress.verdict == Verdict::Denied) else {
+        return Vec::new();
+    };
+    let service = facts.cluster.services().find(|service| service.key == *key);
+    let addresses = service.map(|service| service.addresses.as_slice()).unwrap_or_default();
+    let mut notes = Vec::new();
+    for policy in facts.cluster.policies().filter(|policy| egress.isolated_by.contains(&policy.key.to_string())) {
+        let peers = policy.egress.iter().flatten().filter_map(|rule| match &rule.peers {
+            Peers::AnyOf(peers) => Some(peers),
+            Peers::Everyone => None,
+        });
+        let blocks = peers.flatten().filter_map(|peer| match peer {
+            Peer::IpBlock(block) => Some(block.cidr),
+            Peer::Pods { .. } => None,
+        });
+        for block in blocks.filter(|block| !block.contains(&flow.destination.address)) {
+            if let Some(address) = addresses.iter().find(|address| block.contains(*address)) {
+                notes.push(format!(
+                    "ipBlock {block} of {} holds {address}, the address of svc/{key}: policy is judged on the pods behind a \
+                     service, which it does not hold; select them, or name their addresses",
+                    policy.key
+                ));
+            }
+        }
     }
     notes
 }

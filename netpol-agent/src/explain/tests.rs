@@ -182,6 +182,28 @@ fn services_are_judged_on_their_backends_by_any_of_their_addresses() {
 }
 
 #[test]
+fn a_block_that_holds_a_services_address_and_not_its_pods_is_told_of() {
+    let to = |cidr: &str| {
+        policy(
+            "out",
+            json!({ "podSelector": { "matchLabels": { "app": "web" } }, "policyTypes": ["Egress"],
+                              "egress": [{ "to": [{ "ipBlock": { "cidr": cidr } }] }] }),
+        )
+    };
+    let mut cluster = cluster();
+    apply(&mut cluster, &[to("10.96.0.0/16")]);
+    let notes = |cluster: &ClusterState, destination: &str| only(&asked(cluster, "web", destination)).notes.join("; ");
+    let said = notes(&cluster, "10.96.0.10:80");
+    assert!(
+        said.starts_with("ipBlock 10.96.0.0/16 of shop/out holds 10.96.0.10, the address of svc/shop/api: "),
+        "{said}"
+    );
+    assert_eq!(notes(&cluster, "api:8080"), "", "asked without the service");
+    apply(&mut cluster, &[to("10.0.0.0/8")]);
+    assert_eq!(notes(&cluster, "svc/api"), "", "it holds the pods too");
+}
+
+#[test]
 fn nodes_host_network_and_completed_pods_are_what_they_are() {
     let cluster = cluster();
     let exempt = |source: &str, destination: &str| {

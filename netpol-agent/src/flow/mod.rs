@@ -6,7 +6,6 @@
 pub mod decode;
 pub mod departed;
 pub mod enrich;
-pub mod export;
 pub mod sink;
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@ pub mod admin;
 pub mod answer;
 pub mod events_kube;
 pub mod events_pod;
+pub mod export;
 pub mod health;
 mod http;
 pub mod hubble;

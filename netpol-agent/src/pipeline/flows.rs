@@ -19,10 +19,10 @@ use crate::flow::Flow;
 use crate::flow::decode::decode;
 use crate::flow::departed::Departed;
 use crate::flow::enrich::{Clock, Surroundings, enrich};
-use crate::flow::export::Exporter;
 use crate::flow::sink::Printer;
 use crate::observe::answer::EventCounts;
 use crate::observe::events_pod::PodEvents;
+use crate::observe::export::Exporter;
 use crate::observe::hubble::Hub;
 use crate::observe::hubble::listen::{self, Served};
 use crate::observe::hubble::peers::{self, Address, PeerNode};
@@ -79,7 +79,7 @@ impl Flows {
             metrics,
             exporter: args
                 .export
-                .config()
+                .config(&start::node_name(args))
                 .map(Exporter::start)
                 .transpose()
                 .context("cannot start the export of flows")?,
@@ -150,10 +150,10 @@ impl Flows {
 
     /// Hands a flow to all who want flows; none of them makes it wait.
     fn tell(&mut self, flow: &Flow, cluster: &ClusterState) {
-        self.hub.take(flow);
+        let told = self.hub.take(flow);
         self.metrics.flow(flow);
         if let Some(exporter) = &self.exporter {
-            exporter.flow(flow);
+            told.iter().for_each(|entry| exporter.take(entry));
         }
         if !self.exporter.as_ref().is_some_and(Exporter::has_stdout) {
             self.printer.flow(flow);
@@ -174,16 +174,22 @@ impl Flows {
         self.departed.expire(SystemTime::now());
         if let Ok(lost) = enforcer.store().events_lost() {
             let told = self.told_lost.replace(lost);
-            self.hub.lost(LostEventSource::PerfEventRingBuffer, told.map_or(0, |told| lost.saturating_sub(told)));
+            self.tell_lost(LostEventSource::PerfEventRingBuffer, told.map_or(0, |told| lost.saturating_sub(told)));
         }
         let newly_refused = enforcer.endpoints().iter().map(|local| self.newly_refused(local.slot, enforcer)).sum();
-        self.hub.lost(LostEventSource::ObserverEventsQueue, newly_refused);
+        self.tell_lost(LostEventSource::ObserverEventsQueue, newly_refused);
         if self.has_peers && std::mem::take(&mut self.peers_due) {
             let mut peers = peers::of_cluster(enforcer.cluster(), &self.agent_namespace);
             // Without a pod of its own it is a peer all the same.
             let own = self.own_addresses.first().filter(|_| !peers.iter().any(|peer| *peer.name == *self.node));
             peers.extend(own.map(|&address| PeerNode { name: self.node.as_str().into(), address }));
             self.hub.set_peers(peers);
+        }
+    }
+
+    fn tell_lost(&self, source: LostEventSource, count: u64) {
+        if let (Some(lost), Some(exporter)) = (self.hub.lost(source, count), &self.exporter) {
+            exporter.take(&lost);
         }
     }
 

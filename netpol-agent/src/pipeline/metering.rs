@@ -10,7 +10,7 @@ use super::Pipeline;
 use crate::cli::RunArgs;
 use crate::datapath::figures::Figures;
 use crate::datapath::pins::PinDir;
-use crate::flow::export::Exporter;
+use crate::observe::export::Exporter;
 use crate::observe::health::HealthAddress;
 use crate::observe::metrics::{Metrics, MetricsServer, Sizes, Snapshot};
 
@@ -76,7 +76,8 @@ impl Pipeline {
             source: self.feed.report(),
             behind: self.enforcer.is_behind(),
             unresolved: self.node.view().unresolved.len(),
-            unread: counts.unread,
+            untold: counts.unread + counts.refused,
+            missed: counts.missed,
             unknown: counts.unknown,
             export_lost: self.flows.exporter().map_or(0, Exporter::lost),
             slots,

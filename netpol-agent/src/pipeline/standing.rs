@@ -2,8 +2,8 @@
 //! changed, as it takes a look at every pod and policy.
 
 use super::Pipeline;
-use crate::flow::export::Exporter;
 use crate::observe::answer::{PodCounts, ProblemCounts};
+use crate::observe::export::Exporter;
 use crate::observe::report;
 use crate::problem::Problem;
 

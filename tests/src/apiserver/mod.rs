@@ -50,6 +50,8 @@ pub(crate) struct Shared {
     watching: AtomicUsize,
     posted: Mutex<Vec<Value>>,
     executor: Mutex<Option<exec::Executor>>,
+    /// Processes that run in place of commands in pods.
+    processes: AtomicUsize,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -82,6 +84,7 @@ impl ApiServer {
             watching: AtomicUsize::new(0),
             posted: Mutex::default(),
             executor: Mutex::default(),
+            processes: AtomicUsize::new(0),
         });
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
@@ -186,7 +189,21 @@ impl ApiServer {
 
     /// Has commands run in pods do this: it gets the pod's name and the command.
     pub fn on_exec(&self, execute: impl Fn(&str, &[String]) -> Executed + Send + 'static) {
+        let execute = move |pod: &str, command: &[String]| exec::Execution::Done(execute(pod, command));
         *locked(&self.shared.executor) = Some(Box::new(execute));
+    }
+
+    /// Has a process run in place of each command in a pod. It runs until it ends by itself: a client that goes away takes
+    /// its standard input and outputs along.
+    pub fn on_exec_run(&self, process: impl Fn(&str, &[String]) -> std::process::Command + Send + 'static) {
+        let execute = move |pod: &str, command: &[String]| exec::Execution::Process(process(pod, command).into());
+        *locked(&self.shared.executor) = Some(Box::new(execute));
+    }
+
+    /// How many of these processes run.
+    #[must_use]
+    pub fn processes(&self) -> usize {
+        self.shared.processes.load(Ordering::SeqCst)
     }
 
     /// How often watches get a bookmark; kube-apiserver sends one a minute.

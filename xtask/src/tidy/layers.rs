@@ -122,6 +122,11 @@ const LAYERS: &[Layer] = &[
         may_use: Some(&["problem"]),
         never: &["aya", "rtnetlink", "std::fs"],
     },
+    Layer {
+        path: "netpol-agent/src/observe/export",
+        may_use: Some(&["observe::hubble", "problem"]),
+        never: &["kube", "k8s_openapi", "aya"],
+    },
     // The client knows the agent by its answers only.
     Layer {
         path: "netpol-agent/src/client",
@@ -154,14 +159,14 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         path: "netpol-agent/src/observe/hubble",
-        may_use: Some(&["cluster", "flow", "socket"]),
+        may_use: Some(&["cluster", "flow", "problem", "socket"]),
         never: &["kube", "k8s_openapi", "aya"],
     },
     Layer { path: "netpol-agent/src/socket", may_use: Some(&[]), never: &["kube", "k8s_openapi", "aya", "rtnetlink"] },
     Layer { path: "netpol-agent/src/observe/hubble/filter", may_use: Some(&["observe::hubble::proto"]), never: IMPURE },
     Layer {
         path: "netpol-agent/src/client/observe",
-        may_use: Some(&["observe::hubble", "problem"]),
+        may_use: Some(&["client::agents", "client::ask", "client::cli", "observe::hubble", "problem"]),
         never: &["aya", "rtnetlink"],
     },
 ];

@@ -23,14 +23,16 @@ fn main() -> ExitCode {
     cli.place.plugin = plugin;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(netpol_agent::client::run(cli)).map_err(|error| chain(&error)),
-        Err(error) => Err(format!("cannot start the runtime: {error}")),
+        Ok(runtime) => {
+            runtime.block_on(netpol_agent::client::run(cli)).map_err(|error| (chain(&error), error.exit_code()))
+        }
+        Err(error) => Err((format!("cannot start the runtime: {error}"), EXIT_FAILURE)),
     };
     match result {
         Ok(code) => code,
-        Err(message) => {
+        Err((message, code)) => {
             fail(&message);
-            ExitCode::from(EXIT_FAILURE)
+            ExitCode::from(code)
         }
     }
 }

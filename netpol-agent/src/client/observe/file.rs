@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::io::{self, BufRead};
 
 use crate::observe::hubble::filter::Selection;
-use crate::observe::hubble::json;
+use crate::observe::hubble::json::{self, JsonError};
 use crate::observe::hubble::proto::flow::Flow;
 use crate::observe::hubble::proto::observer::get_flows_response::ResponseTypes;
 use crate::observe::hubble::proto::observer::{GetFlowsRequest, GetFlowsResponse};
@@ -21,21 +21,24 @@ pub enum FileError {
     /// Reading failed.
     #[error("cannot read flows")]
     Read(#[from] io::Error),
+    /// None of its lines is one.
+    #[error("no line of it is a flow as -o jsonpb writes them; the first is not: {0}")]
+    NoFlows(String),
     /// Too many to keep.
     #[error("--last must be at most {MOST} with --input-file, got {0}")]
     TooMany(u64),
 }
 
-/// Hands every response that is asked for to `sink`, until it wants no more.
+/// Hands every response that is asked for to `sink`, until it wants no more. Says how many lines are none.
 ///
 /// # Errors
-/// If the input cannot be read.
+/// If the input cannot be read, or none of its lines is a response.
 pub fn read(
     input: impl BufRead,
     request: &GetFlowsRequest,
     selection: &Selection,
     mut sink: impl FnMut(&GetFlowsResponse) -> bool,
-) -> Result<(), FileError> {
+) -> Result<u64, FileError> {
     let is_limited = request.number > 0 && request.number < u64::MAX;
     let keeps_last = is_limited && !request.first;
     if keeps_last && request.number > MOST {
@@ -43,9 +46,22 @@ pub fn read(
     }
     let most = usize::try_from(request.number).unwrap_or(usize::MAX);
     let mut last: VecDeque<GetFlowsResponse> = VecDeque::new();
-    let mut sent = 0;
+    let (mut sent, mut read) = (0, 0_u64);
+    let mut foreign = Foreign::default();
     for line in input.lines() {
-        let Some(response) = parse(&line?).filter(|response| is_wanted(response, request, selection)) else { continue };
+        let response = match parse(&line?) {
+            Ok(Some(response)) if response.response_types.is_none() => {
+                foreign.count("neither flow nor lost_events nor node_status in it".to_owned());
+                continue;
+            }
+            Ok(response) => response,
+            Err(error) => {
+                foreign.count(error.to_string());
+                continue;
+            }
+        };
+        read += u64::from(response.is_some());
+        let Some(response) = response.filter(|response| is_wanted(response, request, selection)) else { continue };
         if keeps_last {
             if last.len() == most {
                 last.pop_front();
@@ -55,29 +71,37 @@ pub fn read(
         }
         sent += 1;
         if !sink(&response) || is_limited && sent == request.number {
-            return Ok(());
+            return Ok(foreign.lines);
         }
+    }
+    if let Some(error) = foreign.first.filter(|_| read == 0) {
+        return Err(FileError::NoFlows(error));
     }
     for response in &last {
         if !sink(response) {
-            return Ok(());
+            break;
         }
     }
-    Ok(())
+    Ok(foreign.lines)
 }
 
-/// A line's response. What is newer than this version loses what is not known; what is none is skipped, and said.
-pub(super) fn parse(line: &str) -> Option<GetFlowsResponse> {
-    if line.trim().is_empty() {
-        return None;
+/// Lines that are no responses.
+#[derive(Debug, Default)]
+struct Foreign {
+    lines: u64,
+    first: Option<String>,
+}
+
+impl Foreign {
+    fn count(&mut self, error: String) {
+        self.lines += 1;
+        self.first.get_or_insert(error);
     }
-    match json::parse(line, true) {
-        Ok(response) => Some(response),
-        Err(error) => {
-            tracing::warn!(%error, line, "this line is no flow");
-            None
-        }
-    }
+}
+
+/// A line's response, unless it is empty. What is newer than this version loses what is not known.
+pub(super) fn parse(line: &str) -> Result<Option<GetFlowsResponse>, JsonError> {
+    if line.trim().is_empty() { Ok(None) } else { json::parse(line, true).map(Some) }
 }
 
 fn is_wanted(response: &GetFlowsResponse, request: &GetFlowsRequest, selection: &Selection) -> bool {

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches as _, ValueEnum};
 
+/// The hidden flag that ends us with our caller: an API server tells of its going in no other way.
+pub const UNTIL_STDIN_ENDS: &str = "until-stdin-ends";
+
 /// Where the agent serves flows.
 pub const SOCKET: &str = "/run/netpol/hubble.sock";
 
@@ -132,6 +135,9 @@ pub struct Flags {
     /// Namespace that the agents run in.
     #[arg(long, value_name = "NAMESPACE", default_value = "kube-system", help_heading = "Whom to ask")]
     pub agent_namespace: String,
+    /// End with standard input.
+    #[arg(long = UNTIL_STDIN_ENDS, hide = true)]
+    pub until_stdin_ends: bool,
     /// TLS to --server.
     #[arg(long, help_heading = "Whom to ask")]
     pub tls: bool,
@@ -240,7 +246,8 @@ on pods, and `create` and `get` on pods/exec, in the agents' namespace.
 
 Agents tell of drops only, unless they run with --flows verdicts or --flows all.
 
-Exit codes: 0 all well, also if no flow matches; 1 a failure, or a filter or time that cannot be read; 2 wrong usage.";
+Exit codes: 0 all well, also if no flow matches, and if what is followed is stopped with Ctrl-C; 1 a failure; 2 wrong usage, \
+as a filter or time that cannot be read; 5 some agents did not answer, the others' flows were printed.";
 
 /// The command.
 #[must_use]

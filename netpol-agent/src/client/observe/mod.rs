@@ -8,18 +8,21 @@ mod describe;
 pub mod file;
 pub mod filters;
 pub mod flags;
-pub mod nodes;
+mod merge;
+mod nodes;
 mod paint;
 pub mod print;
 pub mod request;
 pub mod server;
 mod show;
+mod stop;
 pub mod summary;
 #[cfg(test)]
 mod tests;
 pub mod when;
 mod words;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufReader, IsTerminal as _, Write as _};
@@ -31,11 +34,17 @@ use tonic::Code;
 use self::flags::Flags;
 use self::server::Address;
 use self::show::{Show, Shown};
+use super::ask::ClientError;
+use super::cli::{EXIT_FAILURE, EXIT_NO_ANSWER, EXIT_OK, EXIT_USAGE};
 use crate::observe::hubble::filter::{FilterError, Selection};
 use crate::observe::hubble::json::JsonError;
+use crate::observe::hubble::proto::observer::get_flows_response::ResponseTypes;
 use crate::observe::hubble::proto::observer::{GetFlowsRequest, GetFlowsResponse};
-use crate::observe::hubble::reading::compare;
+use crate::observe::hubble::proto::relay::NodeState;
 use crate::problem::chain;
+
+/// As a shell has it of what SIGINT ends.
+const EXIT_INTERRUPTED: u8 = 130;
 
 /// Why flows cannot be shown.
 #[derive(Debug, thiserror::Error)]
@@ -67,25 +76,27 @@ pub enum ObserveError {
         source: io::Error,
     },
     /// The input.
-    #[error(transparent)]
-    Input(#[from] file::FileError),
-    /// No cluster to ask.
-    #[error(
-        "there is no agent's socket on this machine and no cluster to ask; give --server, --socket or --kubeconfig"
-    )]
-    NoConfig(#[source] Box<kube::config::InferConfigError>),
-    /// A kubeconfig.
-    #[error("cannot use the kubeconfig")]
-    Kubeconfig(#[from] kube::config::KubeconfigError),
-    /// The API server.
-    #[error("cannot ask the API server")]
-    Kube(#[from] kube::Error),
-    /// No pod with the agents' label.
-    #[error("no agents in namespace {namespace}; give theirs with --agent-namespace")]
-    NoAgents {
-        /// Where they were looked for.
-        namespace: String,
+    #[error("{}", path.display())]
+    Input {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: file::FileError,
     },
+    /// No cluster to ask.
+    #[error("no agent on this machine ({} is not there) and no cluster to ask; give --server, --socket or --kubeconfig", socket.display())]
+    Nowhere {
+        /// Where the socket would be.
+        socket: PathBuf,
+        /// Why there is no cluster.
+        source: Box<ClientError>,
+    },
+    /// The agents cannot be found.
+    #[error(transparent)]
+    Agents(#[from] Box<ClientError>),
+    /// No agent answered; what each said was printed.
+    #[error("no agent answered")]
+    NoAnswer,
     /// A response without JSON.
     #[error(transparent)]
     Json(#[from] JsonError),
@@ -110,6 +121,23 @@ fn status_text(status: &tonic::Status) -> String {
     format!("rpc error: code = {:?} desc = {}", status.code(), status.message())
 }
 
+impl ObserveError {
+    /// What was typed is no question, or what was asked for failed.
+    const fn exit_code(&self) -> u8 {
+        if matches!(self, Self::Request(_) | Self::Filter(_)) { EXIT_USAGE } else { EXIT_FAILURE }
+    }
+}
+
+/// How it ended, if it did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    Well,
+    /// Some nodes could not be asked.
+    Partly,
+    /// By Ctrl-C, before everything was shown.
+    Interrupted,
+}
+
 /// Runs the command with these arguments (its name is the first).
 pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let matches = flags::command().try_get_matches_from(arguments);
@@ -117,16 +145,24 @@ pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(read) => read,
         Err(error) => error.exit(),
     };
-    match observe(flags, &given).await {
-        Ok(()) => ExitCode::SUCCESS,
+    ExitCode::from(match observe(flags, &given).await {
+        Ok(Ended::Well) => EXIT_OK,
+        Ok(Ended::Partly) => EXIT_NO_ANSWER,
+        Ok(Ended::Interrupted) => EXIT_INTERRUPTED,
         Err(error) => {
-            let written = writeln!(io::stderr(), "{}", chain(&error));
-            ExitCode::from(if written.is_ok() { 1 } else { 2 })
+            complain(&format!("Error: {}", chain(&error)));
+            error.exit_code()
         }
-    }
+    })
 }
 
-async fn observe(mut flags: Flags, given: &[flags::Given]) -> Result<(), ObserveError> {
+/// A line on standard error; who does not read it does not miss it.
+fn complain(line: &str) {
+    let written = writeln!(io::stderr(), "{line}");
+    tracing::trace!(written = written.is_ok(), "complained");
+}
+
+async fn observe(mut flags: Flags, given: &[flags::Given]) -> Result<Ended, ObserveError> {
     let terminal = io::stdout().is_terminal();
     let asks_for_past = flags.last > 0 || flags.first > 0 || !flags.since.is_empty() || flags.input_file.is_some();
     flags.follow |= flags.summary && terminal && !asks_for_past;
@@ -135,29 +171,41 @@ async fn observe(mut flags: Flags, given: &[flags::Given]) -> Result<(), Observe
         request.number = u64::MAX;
     }
     if flags.print_raw_filters {
-        return Ok(io::stdout().write_all(request::filters_as_yaml(&request)?.as_bytes())?);
+        io::stdout().write_all(request::filters_as_yaml(&request)?.as_bytes())?;
+        return Ok(Ended::Well);
     }
     let colour =
         terminal && std::env::var_os("NO_COLOR").is_none() && std::env::var_os("TERM").is_none_or(|it| it != "dumb");
     let mut show = Show::new(&flags, colour, terminal);
-    if let Some(path) = &flags.input_file {
-        read_file(path, &request, &mut show)?;
-    } else if let Some(address) = address(&flags) {
-        let mut answers = server::ask(&address, &flags, request).await?;
-        loop {
-            let next = show.until_due(answers.message()).await?;
-            let Some(next) = next else { continue };
-            match next {
-                Ok(Some(response)) if show.take(&response)? == Shown::Wanted => {}
-                Ok(_) => break,
-                Err(status) if status.code() == Code::Cancelled => break,
-                Err(status) => return Err(ObserveError::Status(Box::new(status))),
-            }
-        }
+    let ended = if let Some(path) = &flags.input_file {
+        read_file(path, &request, &mut show)?
     } else {
-        from_nodes(&flags, &request, &mut show).await?;
+        let interrupted = stop::interrupted();
+        let stdin_ended = stop::stdin_ended(flags.until_stdin_ends);
+        tokio::select! {
+            ended = ask(&flags, request, &mut show) => ended?,
+            () = interrupted => if flags.follow { Ended::Well } else { Ended::Interrupted },
+            () = stdin_ended => Ended::Well,
+        }
+    };
+    show.end()?;
+    Ok(ended)
+}
+
+/// Asks the one server that is meant, or all nodes.
+async fn ask(flags: &Flags, request: GetFlowsRequest, show: &mut Show) -> Result<Ended, ObserveError> {
+    let Some(address) = address(flags) else { return from_nodes(flags, &request, show).await };
+    let mut answers = server::ask(&address, flags, request).await?;
+    loop {
+        let next = show.until_due(answers.message()).await?;
+        let Some(next) = next else { continue };
+        match next {
+            Ok(Some(response)) if show.take(&response)? == Shown::Wanted => {}
+            Ok(_) => return Ok(Ended::Well),
+            Err(status) if status.code() == Code::Cancelled => return Ok(Ended::Well),
+            Err(status) => return Err(ObserveError::Status(Box::new(status))),
+        }
     }
-    show.end()
 }
 
 /// The one server to ask; none asks all nodes.
@@ -172,7 +220,7 @@ fn address(flags: &Flags) -> Option<Address> {
     (flags.local || flags.socket.exists() && !named).then(|| Address::Socket(flags.socket.clone()))
 }
 
-fn read_file(path: &PathBuf, request: &GetFlowsRequest, show: &mut Show) -> Result<(), ObserveError> {
+fn read_file(path: &PathBuf, request: &GetFlowsRequest, show: &mut Show) -> Result<Ended, ObserveError> {
     let selection = Selection::new(&request.whitelist, &request.blacklist)?;
     let mut failed = None;
     let sink = |response: &GetFlowsResponse| match show.take(response) {
@@ -182,36 +230,47 @@ fn read_file(path: &PathBuf, request: &GetFlowsRequest, show: &mut Show) -> Resu
             false
         }
     };
-    if path.as_os_str() == "-" {
-        file::read(io::stdin().lock(), request, &selection, sink)?;
+    let input = |source| ObserveError::Input { path: path.clone(), source };
+    let foreign = if path.as_os_str() == "-" {
+        file::read(io::stdin().lock(), request, &selection, sink).map_err(input)?
     } else {
         let file = File::open(path).map_err(|source| ObserveError::File { path: path.clone(), source })?;
-        file::read(BufReader::new(file), request, &selection, sink)?;
+        file::read(BufReader::new(file), request, &selection, sink).map_err(input)?
+    };
+    if foreign > 0 {
+        let lines = if foreign == 1 { "line is" } else { "lines are" };
+        complain(&format!("Warning: {foreign} {lines} no flow as -o jsonpb writes them, and passed over"));
     }
-    failed.map_or(Ok(()), Err)
+    failed.map_or(Ok(Ended::Well), Err)
 }
 
-/// All nodes: what they have is put in order of time; what they follow comes as it comes.
-async fn from_nodes(flags: &Flags, request: &GetFlowsRequest, show: &mut Show) -> Result<(), ObserveError> {
-    let mut answers = nodes::ask(flags, &request::as_flags(request)?).await?;
-    if request.follow {
-        loop {
-            let Some(next) = show.until_due(answers.recv()).await? else { continue };
-            match next {
-                Some(response) if show.take(&response)? == Shown::Wanted => {}
-                _ => return Ok(()),
-            }
+/// All nodes. Fails if none of them answers.
+async fn from_nodes(flags: &Flags, request: &GetFlowsRequest, show: &mut Show) -> Result<Ended, ObserveError> {
+    let is_named = flags.kubeconfig.is_some() || flags.context.is_some();
+    let nowhere = |error: ClientError| {
+        let source = Box::new(error);
+        if matches!(*source, ClientError::Kubeconfig { .. }) && !is_named {
+            return ObserveError::Nowhere { socket: flags.socket.clone(), source };
+        }
+        ObserveError::Agents(source)
+    };
+    let (mut answers, asked) = nodes::ask(flags, request).await.map_err(nowhere)?;
+    let mut silent = BTreeSet::new();
+    loop {
+        let Some(next) = show.until_due(answers.next()).await? else { continue };
+        let Some(response) = next else { break };
+        if let Some(ResponseTypes::NodeStatus(status)) = &response.response_types
+            && status.state_change() == NodeState::NodeError
+        {
+            silent.extend(status.node_names.iter().cloned());
+        }
+        if show.take(&response)? == Shown::NoMore {
+            return Ok(Ended::Well);
         }
     }
-    let mut all = Vec::new();
-    while let Some(response) = answers.recv().await {
-        all.push(response);
+    match silent.len() {
+        0 => Ok(Ended::Well),
+        all if all == asked => Err(ObserveError::NoAnswer),
+        _ => Ok(Ended::Partly),
     }
-    all.sort_by(|one, other| compare(&one.time.unwrap_or_default(), &other.time.unwrap_or_default()));
-    for response in &all {
-        if show.take(response)? == Shown::NoMore {
-            return Ok(());
-        }
-    }
-    Ok(())
 }

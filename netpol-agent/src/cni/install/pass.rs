@@ -45,7 +45,8 @@ impl Pass {
 
     fn say(&mut self, severity: Severity, path: &Path, message: String, effect: &str) {
         let (origin, effect) = (path.display().to_string(), effect.to_owned());
-        self.problems.push(Problem { severity, origin, object: String::new(), field: String::new(), message, effect });
+        let object = "CNI plugin".to_owned();
+        self.problems.push(Problem { severity, origin, object, field: String::new(), message, effect });
     }
 
     fn refuse(&mut self, path: &Path, message: String, effect: &str) {

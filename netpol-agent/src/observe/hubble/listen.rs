@@ -1,6 +1,5 @@
 //! Where the API is served: a unix socket for this node's root, and TCP if asked for, with TLS and client certificates.
 
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,8 +9,8 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tonic::transport::Server;
 use tonic::transport::server::Router;
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use super::Hub;
 use super::peers::Address;
@@ -19,6 +18,7 @@ use super::proto::DESCRIPTORS;
 use super::proto::observer::observer_server::ObserverServer;
 use super::proto::peer::peer_server::PeerServer;
 use super::service::Services;
+use super::tls::{self, Tls, TlsError, TlsFiles};
 use crate::socket::{self, SocketError};
 
 /// The service that `hubble status` asks the health of.
@@ -43,31 +43,12 @@ pub enum ListenError {
         /// Why.
         source: io::Error,
     },
-    /// A file of the TLS configuration.
-    #[error("cannot read {}", path.display())]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// What is in it.
-    #[error("cannot use the certificate and key")]
-    Tls(#[source] tonic::transport::Error),
+    /// Certificate, key or authority.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The descriptors that the build made.
     #[error("cannot serve reflection")]
     Reflection(#[source] tonic_reflection::server::Error),
-}
-
-/// Certificate, key and whose clients are let in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// PEM file of the certificate (and those between it and the root).
-    pub certificate: PathBuf,
-    /// PEM file of its key.
-    pub key: PathBuf,
-    /// PEM file of the authority that clients must have theirs of; none lets everybody in.
-    pub client_ca: Option<PathBuf>,
 }
 
 /// Served until this is dropped.
@@ -117,30 +98,21 @@ pub fn on_socket(path: &Path, hub: Arc<Hub>, address: Address) -> Result<Served,
 /// # Errors
 /// If the address is taken, or the certificate cannot be used.
 pub async fn on_address(address: SocketAddr, tls: Option<&TlsFiles>, hub: Arc<Hub>) -> Result<Served, ListenError> {
-    let mut server = Server::builder();
-    if let Some(files) = tls {
-        server = server.tls_config(tls_config(files)?).map_err(ListenError::Tls)?;
-    }
+    let tls = tls.map(Tls::load).transpose()?;
     let failed = |source| ListenError::Bind { address, source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
-    let router = router(server, hub, Address { port: bound.port(), tls: tls.is_some() })?;
+    let router = router(Server::builder(), hub, Address { port: bound.port(), tls: tls.is_some() })?;
     let task = tokio::spawn(async move {
-        if let Err(error) = router.serve_with_incoming(TcpListenerStream::new(listener)).await {
+        let served = match tls {
+            Some(tls) => router.serve_with_incoming(tls::accept(listener, tls)).await,
+            None => router.serve_with_incoming(TcpListenerStream::new(listener)).await,
+        };
+        if let Err(error) = served {
             tracing::error!(%error, "flows are served on TCP no more");
         }
     });
     Ok(Served { task, socket: None, address: Some(bound) })
-}
-
-fn tls_config(files: &TlsFiles) -> Result<ServerTlsConfig, ListenError> {
-    let read = |path: &PathBuf| fs::read(path).map_err(|source| ListenError::File { path: path.clone(), source });
-    let identity = Identity::from_pem(read(&files.certificate)?, read(&files.key)?);
-    let mut config = ServerTlsConfig::new().identity(identity);
-    if let Some(authority) = &files.client_ca {
-        config = config.client_ca_root(Certificate::from_pem(read(authority)?));
-    }
-    Ok(config)
 }
 
 /// All services, on a server.

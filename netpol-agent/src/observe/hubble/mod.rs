@@ -16,9 +16,10 @@ pub mod ring;
 mod service;
 #[cfg(test)]
 mod tests;
+pub mod tls;
 pub mod words;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -39,11 +40,16 @@ const NAMESPACE_LIFETIME: Duration = Duration::from_secs(3600);
 /// Most namespaces that are remembered.
 const MOST_NAMESPACES: usize = 4096;
 
+/// Most interfaces whose names are remembered.
+const MOST_INTERFACES: usize = 4096;
+
 /// What is known beyond the ring.
 #[derive(Debug)]
 struct Knowledge {
     identities: Identities,
     namespaces: BTreeMap<String, Instant>,
+    /// Names of interfaces: an index is not given twice while it matters.
+    interfaces: HashMap<u32, String>,
     sequence: u64,
     seed: RandomState,
 }
@@ -71,6 +77,7 @@ impl Hub {
             knowledge: Mutex::new(Knowledge {
                 identities: Identities::default(),
                 namespaces: BTreeMap::new(),
+                interfaces: HashMap::new(),
                 sequence: 0,
                 seed: RandomState::new(),
             }),
@@ -78,35 +85,36 @@ impl Hub {
         }
     }
 
-    /// Takes a flow in. Never waits for an observer.
-    pub fn take(&self, flow: &Flow) {
+    /// Takes a flow in, and returns what observers are told of it. Never waits for an observer.
+    pub fn take(&self, flow: &Flow) -> Vec<Arc<Entry>> {
         let mut knowledge = self.knowledge.lock().unwrap_or_else(PoisonError::into_inner);
         let mut messages = convert::messages(flow, &self.stamp, &mut knowledge.identities);
         for message in &mut messages {
             message.uuid = knowledge.uuid();
+            if let Some(interface) = &mut message.interface {
+                interface.name = knowledge.interface_name(interface.index);
+            }
         }
         if let Some(message) = messages.first() {
             knowledge.see(message);
         }
         drop(knowledge);
-        for message in messages {
-            self.push(message);
-        }
+        messages.into_iter().map(|message| self.push(message)).collect()
     }
 
     /// Takes a message in as it is.
-    pub fn push(&self, message: proto::flow::Flow) {
+    pub fn push(&self, message: proto::flow::Flow) -> Arc<Entry> {
         let time = message.time.unwrap_or_default();
-        self.ring.push(Entry { time, content: Content::Flow(Box::new(message)) });
+        self.ring.push(Entry { time, content: Content::Flow(Box::new(message)) })
     }
 
-    /// Takes in that events were lost before they came here, now.
-    pub fn lost(&self, source: LostEventSource, count: u64) {
+    /// Takes in that events were lost before they came here, now; returns what observers are told of it.
+    pub fn lost(&self, source: LostEventSource, count: u64) -> Option<Arc<Entry>> {
         if count == 0 {
-            return;
+            return None;
         }
         let lost = LostEvent { source: source.into(), num_events_lost: count, ..LostEvent::default() };
-        self.ring.push(Entry { time: SystemTime::now().into(), content: Content::Lost(lost) });
+        Some(self.ring.push(Entry { time: SystemTime::now().into(), content: Content::Lost(lost) }))
     }
 
     /// The nodes whose agents can be asked likewise, this one included.
@@ -135,6 +143,20 @@ impl Hub {
 }
 
 impl Knowledge {
+    /// Empty for one that is gone already.
+    fn interface_name(&mut self, index: u32) -> String {
+        if let Some(name) = self.interfaces.get(&index) {
+            return name.clone();
+        }
+        let name = nix::net::if_::if_indextoname(index).ok().and_then(|name| name.into_string().ok());
+        let Some(name) = name else { return String::new() };
+        if self.interfaces.len() >= MOST_INTERFACES {
+            self.interfaces.clear();
+        }
+        self.interfaces.insert(index, name.clone());
+        name
+    }
+
     fn see(&mut self, message: &proto::flow::Flow) {
         let now = Instant::now();
         for end in [&message.source, &message.destination].into_iter().flatten() {

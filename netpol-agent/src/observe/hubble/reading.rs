@@ -43,6 +43,7 @@ pub struct Reading {
     node: Arc<str>,
     selection: Selection,
     mask: Mask,
+    since: Option<Timestamp>,
     until: Option<Timestamp>,
     /// Flows that may still be sent; none is any number.
     left: Option<u64>,
@@ -68,6 +69,7 @@ impl Reading {
         let limited = !request.follow && request.number > 0;
         Self {
             mask: Mask::of(request),
+            since: request.since,
             until: request.until,
             left: limited.then_some(request.number),
             end: (!request.follow).then_some(end),
@@ -142,7 +144,8 @@ impl Reading {
             self.over = true;
             return None;
         }
-        if !self.selection.keeps(flow) {
+        let early = self.since.is_some_and(|since| compare(&entry.time, &since).is_lt());
+        if early || !self.selection.keeps(flow) {
             return None;
         }
         if let Some(left) = &mut self.left {
@@ -176,10 +179,12 @@ impl Reading {
     }
 }
 
-/// Which of the entries, oldest first, is the first to look at.
+/// Which of the entries, oldest first, is the first to look at. Only flows that are asked for count, as with Hubble: one
+/// of another sort that is out of order ends nothing.
 fn start(request: &GetFlowsRequest, selection: &Selection, entries: &[Arc<Entry>]) -> usize {
+    let is_wanted = |entry: &Entry| entry.flow().is_some_and(|flow| selection.keeps(flow));
     if let Some(since) = &request.since {
-        let early = |entry: &Arc<Entry>| compare(&entry.time, since).is_lt();
+        let early = |entry: &Arc<Entry>| compare(&entry.time, since).is_lt() && is_wanted(entry);
         return entries.iter().rposition(early).map_or(0, |at| at + 1);
     }
     if request.first || request.number == 0 && !request.follow {
@@ -190,8 +195,7 @@ fn start(request: &GetFlowsRequest, selection: &Selection, entries: &[Arc<Entry>
         if wanted == 0 {
             return at + 1;
         }
-        let until = |entry: &Entry| request.until.is_none_or(|until| compare(&entry.time, &until).is_le());
-        wanted -= u64::from(entry.flow().is_some_and(|flow| selection.keeps(flow) && until(entry)));
+        wanted -= u64::from(is_wanted(entry));
     }
     if wanted == 0 && request.number == 0 { entries.len() } else { 0 }
 }

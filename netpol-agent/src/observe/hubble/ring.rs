@@ -92,7 +92,7 @@ impl Ring {
     }
 
     /// Adds an entry, over the oldest if there is no place left.
-    pub fn push(&self, entry: Entry) {
+    pub fn push(&self, entry: Entry) -> Arc<Entry> {
         if entry.flow().is_some() {
             self.seen.fetch_add(1, Ordering::Relaxed);
         }
@@ -100,12 +100,13 @@ impl Ring {
         let mut places = self.places();
         let old = if places.entries.len() >= self.capacity { places.entries.pop_front() } else { None };
         places.oldest += u64::from(old.is_some());
-        places.entries.push_back(entry);
+        places.entries.push_back(entry.clone());
         let end = places.end();
         drop(places);
         // Outside of the lock: it may be the last to hold the entry, and freeing takes a while.
         drop(old);
         self.end.send_replace(end);
+        entry
     }
 
     /// Entries from number `from` on, at most `limit`, of those before `end`.

@@ -138,9 +138,13 @@ impl Hub {
     #[must_use]
     pub fn status(&self) -> ServerStatusResponse {
         let uptime = self.started.elapsed();
-        let window = uptime.min(RATE_WINDOW);
-        let from = SystemTime::now().checked_sub(window).unwrap_or(SystemTime::UNIX_EPOCH).into();
+        let now = SystemTime::now();
         let (_, entries) = self.ring.snapshot();
+        // A ring that is full tells of as long as it goes back only.
+        let oldest = entries.first().filter(|_| entries.len() >= self.ring.capacity()).map(|entry| entry.time);
+        let reach = oldest.and_then(|time| now.duration_since(SystemTime::try_from(time).ok()?).ok());
+        let window = uptime.max(Duration::from_secs(1)).min(RATE_WINDOW).min(reach.unwrap_or(RATE_WINDOW));
+        let from = now.checked_sub(window).unwrap_or(SystemTime::UNIX_EPOCH).into();
         let flows = entries.iter().filter(|entry| entry.flow().is_some());
         let recent = flows.clone().filter(|entry| compare(&entry.time, &from).is_ge()).count();
         let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
@@ -150,7 +154,7 @@ impl Hub {
             seen_flows: self.ring.seen(),
             uptime_ns: u64::try_from(uptime.as_nanos()).unwrap_or(u64::MAX),
             version: format!("netpol v{}", self.stamp.version),
-            flows_rate: f64::from(u32::try_from(recent).unwrap_or(u32::MAX)) / window.as_secs_f64().max(1.0),
+            flows_rate: f64::from(u32::try_from(recent).unwrap_or(u32::MAX)) / window.as_secs_f64().max(0.001),
             ..ServerStatusResponse::default()
         }
     }

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use netpol_common::packet::{ether_type, protocol, tcp_flag};
 use prost::Message as _;
 use prost_types::value::Kind;
-use prost_types::{Any, Struct, Value};
+use prost_types::{Any, Struct, Timestamp, Value};
 
+use super::proto::flow as hubble;
 use crate::flow::{Flow, Headers};
 
 pub(super) const IGMP: u8 = 2;
@@ -137,17 +138,47 @@ fn icmpv6(kind: u8, code: u8) -> String {
     if code == 0 { plain.to_owned() } else { format!("{plain}(Code: {code})") }
 }
 
+const STRUCT: &str = "type.googleapis.com/google.protobuf.Struct";
+
+/// How many more packets a flow stands for.
+#[must_use]
+pub fn suppressed(flow: &hubble::Flow) -> f64 {
+    match fields_of(flow).remove("suppressed").and_then(|value| value.kind) {
+        Some(Kind::NumberValue(number)) => number,
+        _ => 0.0,
+    }
+}
+
+/// Has a flow stand for so many packets, the last of them at that time.
+pub fn sum_up(flow: &mut hubble::Flow, packets: f64, last: Timestamp) {
+    let mut fields = fields_of(flow);
+    fields.remove("suppressed");
+    fields.insert("packets".to_owned(), Value { kind: Some(Kind::NumberValue(packets)) });
+    fields.insert("last".to_owned(), Value { kind: Some(Kind::StringValue(last.to_string())) });
+    flow.extensions = Some(Any { type_url: STRUCT.to_owned(), value: Struct { fields }.encode_to_vec() });
+}
+
+fn fields_of(flow: &hubble::Flow) -> BTreeMap<String, Value> {
+    let ours = flow.extensions.as_ref().filter(|any| any.type_url == STRUCT);
+    ours.and_then(|any| Struct::decode(any.value.as_slice()).ok()).map(|it| it.fields).unwrap_or_default()
+}
+
 /// Our own reason, the nearest miss and how many packets like it there were, as `google.protobuf.Struct`: the one type of
 /// extension that every client can print.
 pub(super) fn extension(flow: &Flow) -> Option<Any> {
-    let text = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
-    let mut fields = BTreeMap::from([("reason".to_owned(), text(flow.reason.name()))]);
-    if !flow.hint.is_empty() {
-        fields.insert("hint".to_owned(), text(&flow.hint));
+    let hint = ("hint", flow.hint.as_str());
+    let texts = [Some(("reason", flow.reason.name())), Some(hint).filter(|_| !flow.hint.is_empty())];
+    Some(of_text(&texts.into_iter().flatten().collect::<Vec<_>>(), f64::from(flow.suppressed)))
+}
+
+/// An extension of these texts, and how many more packets it stands for.
+#[must_use]
+pub fn of_text(texts: &[(&str, &str)], suppressed: f64) -> Any {
+    let text =
+        |&(name, text): &(&str, &str)| (name.to_owned(), Value { kind: Some(Kind::StringValue(text.to_owned())) });
+    let mut fields: BTreeMap<String, Value> = texts.iter().map(text).collect();
+    if suppressed > 0.0 {
+        fields.insert("suppressed".to_owned(), Value { kind: Some(Kind::NumberValue(suppressed)) });
     }
-    if flow.suppressed > 0 {
-        fields.insert("suppressed".to_owned(), Value { kind: Some(Kind::NumberValue(f64::from(flow.suppressed))) });
-    }
-    let value = Struct { fields }.encode_to_vec();
-    Some(Any { type_url: "type.googleapis.com/google.protobuf.Struct".to_owned(), value })
+    Any { type_url: STRUCT.to_owned(), value: Struct { fields }.encode_to_vec() }
 }

@@ -37,8 +37,10 @@ pub struct Snapshot {
     pub behind: bool,
     /// Addresses of pods that are being looked for.
     pub unresolved: usize,
-    /// Flows that the printer could not print in time.
-    pub unread: u64,
+    /// Events that nobody was told of: beyond their pod's share, or with the queue full.
+    pub untold: u64,
+    /// Flows that observers missed as they were too slow.
+    pub missed: u64,
     /// Events that were not understood.
     pub unknown: u64,
     /// Flows that were not exported for want of room or of a disk.

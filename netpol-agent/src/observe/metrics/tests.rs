@@ -79,6 +79,8 @@ fn metrics() -> (Metrics, Arc<AtomicU64>) {
         source: SourceReport { synced: true, kinds: vec![kind], ..SourceReport::default() },
         slots: [(1, "shop".into())].into(),
         flow_capacity: 100,
+        untold: 8,
+        missed: 9,
         ..Snapshot::default()
     });
     (metrics, count)
@@ -101,6 +103,8 @@ fn figures_are_served_under_their_labels() {
         "hubble_policy_verdicts_total{direction=\"ingress\",match=\"none\",action=\"dropped\"} 1",
         "hubble_flows_processed_total{type=\"Drop\",subtype=\"\",verdict=\"DROPPED\",protocol=\"TCP\"} 1",
         "hubble_lost_events_total{source=\"perf_event_ring_buffer\"} 7",
+        "hubble_lost_events_total{source=\"observer_events_queue\"} 8",
+        "hubble_lost_events_total{source=\"hubble_ring_buffer\"} 9",
         "netpol_endpoints{state=\"pending\"} 1",
         "netpol_problems{severity=\"refused\"} 1",
         "netpol_source_stale_seconds{kind=\"pods\"} 61",

@@ -85,9 +85,9 @@ impl Sums {
 
 impl Collector for Totals {
     fn encode(&self, mut to: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let (slots, unread) = {
+        let (slots, untold, missed) = {
             let snapshot = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
-            (snapshot.slots.clone(), snapshot.unread)
+            (snapshot.slots.clone(), snapshot.untold, snapshot.missed)
         };
         let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
         let reader = self.reader.as_deref();
@@ -116,8 +116,11 @@ impl Collector for Totals {
         let series: Vec<(&[(&str, &str)], u64)> = passed.iter().map(|(labels, it)| (labels.as_slice(), *it)).collect();
         counter(&mut to, "netpol_passed", "Packets that passed, each counted once at each pod", &series)?;
         let lost = reader.and_then(Reader::events_lost).unwrap_or(0);
-        let lost: [(&[(&str, &str)], u64); 2] =
-            [(&[("source", "perf_event_ring_buffer")], lost), (&[("source", "observer_events_queue")], unread)];
+        let lost: [(&[(&str, &str)], u64); 3] = [
+            (&[("source", "perf_event_ring_buffer")], lost),
+            (&[("source", "observer_events_queue")], untold),
+            (&[("source", "hubble_ring_buffer")], missed),
+        ];
         counter(&mut to, "hubble_lost_events", "Events that were lost, by where", &lost)?;
         let backstop = reader.and_then(Reader::backstop);
         counter(

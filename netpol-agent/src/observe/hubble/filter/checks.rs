@@ -104,8 +104,8 @@ fn event_types(types: Vec<flow::EventTypeFilter>) -> Check {
     Box::new(move |flow| {
         let Some(event) = flow.event_type.as_ref() else { return false };
         types.iter().any(|asked| {
-            asked.r#type == 0
-                || asked.r#type == event.r#type && (!asked.match_sub_type || asked.sub_type == event.sub_type)
+            (asked.r#type == 0 || asked.r#type == event.r#type)
+                && (!asked.match_sub_type || asked.sub_type == event.sub_type)
         })
     })
 }

@@ -1,5 +1,9 @@
 //! Kubernetes label selectors over Hubble's labels: `source:key=value`, where a selector's key without source means any.
 
+/// The longest name or value, and the longest prefix of a key, that a label may have.
+const MOST: usize = 63;
+const MOST_PREFIX: usize = 253;
+
 /// What is wrong with a selector.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SelectorError {
@@ -117,7 +121,7 @@ impl<'t> Parser<'t> {
         if key.is_empty() {
             return Err(SelectorError::NoKey { selector: self.selector.to_owned() });
         }
-        self.check(key, |c| matches!(c, '-' | '_' | '.' | '/'))?;
+        self.check_key(key)?;
         let operator = if absent { Operator::DoesNotExist } else { self.operator()? };
         Ok(Requirement { source, key: key.to_owned(), operator })
     }
@@ -147,6 +151,9 @@ impl<'t> Parser<'t> {
 
     fn values(&mut self) -> Result<Vec<String>, SelectorError> {
         self.expect("(", "values in parentheses")?;
+        if self.rest.starts_with(')') {
+            return Err(self.error("a value"));
+        }
         let mut values = vec![self.value()?];
         while self.take(",") {
             values.push(self.value()?);
@@ -166,11 +173,30 @@ impl<'t> Parser<'t> {
         text.parse().map_err(|_no_number: std::num::ParseIntError| self.error("a whole number"))
     }
 
+    /// `name` or `prefix/name`.
+    fn check_key(&self, key: &str) -> Result<(), SelectorError> {
+        let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
+        let wrong = name.is_empty()
+            || prefix.is_some_and(|it| {
+                it.is_empty() || it.len() > MOST_PREFIX || it.chars().any(|c| c.is_ascii_uppercase())
+            });
+        if wrong {
+            return Err(SelectorError::Text { selector: self.selector.to_owned(), text: key.to_owned() });
+        }
+        if let Some(prefix) = prefix {
+            for part in prefix.split('.') {
+                self.check(part, |c| c == '-')?;
+            }
+        }
+        self.check(name, |c| matches!(c, '-' | '_' | '.'))
+    }
+
     /// Letters and digits, and in between what `others` takes.
     fn check(&self, text: &str, others: fn(char) -> bool) -> Result<(), SelectorError> {
         let inner = text.trim_matches(|c: char| c.is_ascii_alphanumeric());
         let ends = |c: Option<char>| c.is_none_or(|c| c.is_ascii_alphanumeric());
-        let sound = inner.chars().all(|c| c.is_ascii_alphanumeric() || others(c))
+        let sound = text.len() <= MOST
+            && inner.chars().all(|c| c.is_ascii_alphanumeric() || others(c))
             && ends(text.chars().next())
             && ends(text.chars().next_back());
         if sound {

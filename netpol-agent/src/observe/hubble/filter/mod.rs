@@ -8,11 +8,14 @@ mod endpoint;
 mod labels;
 mod names;
 mod packet;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 
 pub use self::labels::{LabelSelector, SelectorError};
 pub use self::names::PatternError;
+pub use self::packet::ports_of;
 use super::proto::flow::{Flow, FlowFilter};
 
 /// One field's question about a flow.

@@ -35,7 +35,8 @@ fn protocol(flow: &Flow) -> Option<&Protocol> {
 }
 
 /// Source and destination port of a flow, if its protocol has ports.
-pub(super) fn ports_of(flow: &Flow) -> Option<(u32, u32)> {
+#[must_use]
+pub fn ports_of(flow: &Flow) -> Option<(u32, u32)> {
     match protocol(flow)? {
         Protocol::Tcp(tcp) => Some((tcp.source_port, tcp.destination_port)),
         Protocol::Udp(udp) => Some((udp.source_port, udp.destination_port)),
@@ -78,7 +79,7 @@ pub(super) fn protocols(asked: &[String]) -> Result<Check, FilterError> {
 pub(super) fn tcp_flags(asked: Vec<TcpFlags>) -> Check {
     Box::new(move |flow| {
         let Some(Protocol::Tcp(tcp)) = protocol(flow) else { return false };
-        let set = bits(&tcp.flags.unwrap_or_default());
+        let Some(set) = tcp.flags.as_ref().map(bits) else { return false };
         asked.iter().any(|it| bits(it).iter().zip(set).all(|(asked, set)| !asked || set))
     })
 }

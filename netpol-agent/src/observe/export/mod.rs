@@ -1,11 +1,11 @@
-//! Flows as JSON lines in a file or on standard output, for whoever collects logs: filtered, summed up if that is asked
-//! for, in files that are rotated.
+//! Flows as JSON lines in a file or on standard output, for whoever collects logs: filtered as observers filter them, summed up
+//! if that is asked for, in files that are rotated. The lines are Hubble's (`{"flow":{...},"node_name":...,"time":...}`), which
+//! `netpol observe --input-file` and `hubble observe --input-file` read.
 //!
 //! A thread of its own writes. Flows that find its queue full are counted as lost; a disk that is full or a file that cannot
 //! be written is a problem that `status` shows, tried again, and never holds anybody up.
 
 mod aggregate;
-mod filter;
 mod rotate;
 #[cfg(test)]
 mod tests;
@@ -19,15 +19,21 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use self::aggregate::Sums;
-pub use self::filter::{FilterError, Filters, FlowFilter};
 use self::rotate::Output;
-use super::Flow;
+use super::hubble::filter::{FilterError, Selection};
+use super::hubble::json::{self, JsonError};
+use super::hubble::proto::flow::FlowFilter;
+use super::hubble::proto::observer::GetFlowsResponse;
+use super::hubble::proto::observer::get_flows_response::ResponseTypes;
+use super::hubble::ring::{Content, Entry};
 use crate::problem::{Problem, Severity};
 
 /// Flows that may wait for a slow disk.
 const QUEUE: usize = 8192;
 /// How long a file that cannot be written is left alone.
 const PAUSE: Duration = Duration::from_secs(5);
+/// What Hubble's client reads of a line at most.
+const LONGEST: usize = 64 << 10;
 
 /// What is exported, and where to.
 #[derive(Clone, Debug)]
@@ -38,17 +44,32 @@ pub struct ExportConfig {
     pub max_bytes: u64,
     /// Files that are put aside at most.
     pub backups: usize,
-    /// Which flows.
-    pub filters: Filters,
+    /// This node's name.
+    pub node: String,
+    /// Flows that one of these matches; none of them: all.
+    pub allow: Vec<FlowFilter>,
+    /// But none that one of these matches.
+    pub deny: Vec<FlowFilter>,
     /// Sum flows up by pods, port and reason over so long.
     pub aggregate: Option<Duration>,
+}
+
+/// Why there is no export.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// A filter.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    /// No thread.
+    #[error("cannot start the thread that writes")]
+    Thread(#[from] io::Error),
 }
 
 /// Exports flows; never blocks the caller. The thread ends when this is dropped, and writes what it has.
 #[derive(Debug)]
 pub struct Exporter {
-    filters: Filters,
-    flows: SyncSender<Flow>,
+    selection: Selection,
+    flows: SyncSender<Arc<Entry>>,
     state: Arc<State>,
     has_stdout: bool,
 }
@@ -63,27 +84,29 @@ impl Exporter {
     /// Starts the thread that writes.
     ///
     /// # Errors
-    /// If no thread can be started. A file that cannot be written is a [`Problem`].
-    pub fn start(config: ExportConfig) -> io::Result<Self> {
+    /// If a filter cannot be used, or no thread be started. A file that cannot be written is a [`Problem`].
+    pub fn start(config: ExportConfig) -> Result<Self, ExportError> {
         let (flows, queue) = sync_channel(QUEUE);
         let state = Arc::<State>::default();
-        let filters = config.filters.clone();
+        let selection = Selection::new(&config.allow, &config.deny)?;
         let output = Output::new(&config.path, config.max_bytes, config.backups);
         let has_stdout = matches!(output, Output::Stdout);
         let writer = Writer {
             output,
             path: config.path,
+            node: config.node,
             sums: config.aggregate.map(|interval| (Sums::default(), interval)),
             state: state.clone(),
             not_before: None,
         };
         thread::Builder::new().name("flow-export".to_owned()).spawn(move || writer.run(&queue))?;
-        Ok(Self { filters, flows, state, has_stdout })
+        Ok(Self { selection, flows, state, has_stdout })
     }
 
-    /// Exports a flow, if it is wanted, or counts it as lost.
-    pub fn flow(&self, flow: &Flow) {
-        if self.filters.take(flow) && self.flows.try_send(flow.clone()).is_err() {
+    /// Exports what observers are told too, if it is wanted, or counts it as lost. Filters are about flows only.
+    pub fn take(&self, entry: &Arc<Entry>) {
+        let is_wanted = entry.flow().is_none_or(|flow| self.selection.keeps(flow));
+        if is_wanted && self.flows.try_send(entry.clone()).is_err() {
             self.state.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -111,6 +134,7 @@ impl Exporter {
 struct Writer {
     output: Output,
     path: PathBuf,
+    node: String,
     sums: Option<(Sums, Duration)>,
     state: Arc<State>,
     /// After a failure.
@@ -118,7 +142,7 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(mut self, queue: &Receiver<Flow>) {
+    fn run(mut self, queue: &Receiver<Arc<Entry>>) {
         let mut due = self.sums.as_ref().map(|(_, interval)| Instant::now() + *interval);
         loop {
             let received = match due {
@@ -126,12 +150,12 @@ impl Writer {
                 None => queue.recv().map_err(|_ended| RecvTimeoutError::Disconnected),
             };
             match received {
-                Ok(flow) => match &mut self.sums {
-                    Some((sums, _)) => {
-                        let refused = sums.add(flow);
+                Ok(entry) => match &mut self.sums {
+                    Some((sums, _)) if entry.flow().is_some() => {
+                        let refused = sums.add(entry);
                         self.state.lost.fetch_add(refused, Ordering::Relaxed);
                     }
-                    None => self.write(line(&flow)),
+                    _ => self.write(line(&entry, &self.node)),
                 },
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return self.write_sums(),
@@ -145,12 +169,12 @@ impl Writer {
 
     fn write_sums(&mut self) {
         let Some((sums, _)) = &mut self.sums else { return };
-        for line in sums.take() {
-            self.write(line);
+        for entry in sums.take() {
+            self.write(line(&entry, &self.node));
         }
     }
 
-    fn write(&mut self, line: serde_json::Result<String>) {
+    fn write(&mut self, line: Result<String, JsonError>) {
         let written = match line {
             _ if self.not_before.is_some_and(|until| Instant::now() < until) => {
                 self.state.lost.fetch_add(1, Ordering::Relaxed);
@@ -171,8 +195,26 @@ impl Writer {
     }
 }
 
-fn line(flow: &Flow) -> serde_json::Result<String> {
-    serde_json::to_string(flow)
+/// As Hubble's exporter writes it. What would be too long for its readers goes without labels.
+fn line(entry: &Entry, node: &str) -> Result<String, JsonError> {
+    let response = |content| GetFlowsResponse {
+        node_name: node.to_owned(),
+        time: Some(entry.time),
+        response_types: Some(content),
+    };
+    let flow = match &entry.content {
+        Content::Lost(lost) => return json::to_line(&response(ResponseTypes::LostEvents(*lost))),
+        Content::Flow(flow) => flow,
+    };
+    let line = json::to_line(&response(ResponseTypes::Flow((**flow).clone())))?;
+    if line.len() < LONGEST {
+        return Ok(line);
+    }
+    let mut short = (**flow).clone();
+    for end in [&mut short.source, &mut short.destination].into_iter().flatten() {
+        end.labels.clear();
+    }
+    json::to_line(&response(ResponseTypes::Flow(short)))
 }
 
 fn problem(path: &std::path::Path, error: &io::Error) -> Problem {
