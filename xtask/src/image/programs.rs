@@ -21,7 +21,7 @@ const PROFILE: &str = "dist";
 
 /// The programs, and how many bytes each may have. The plugin is run for every pod that starts and stops, and lies on the
 /// node's disk as well.
-const PROGRAMS: [(&str, usize); 3] = [("netpol", 20_000_000), ("netpol-agent", 30_000_000), ("netpol-cni", 3_000_000)];
+const PROGRAMS: [(&str, usize); 3] = [("netpol", 24_000_000), ("netpol-agent", 30_000_000), ("netpol-cni", 3_000_000)];
 
 /// Bytes of the programs, by name.
 pub(crate) type Programs = BTreeMap<&'static str, Vec<u8>>;
