@@ -301,6 +301,8 @@ fn a_pod_that_comes_back_under_another_interface_is_isolated_again() {
     let target = Scene::target("production/user-api", 8080, Transport::Tcp);
     scene.shop.restart_pod("production/user-api").unwrap();
     scene.shop.node.serve("production/user-api", Transport::Tcp, [8080]).unwrap();
+    // Without a CNI plugin a veth is open until netlink told of it, and an answer may be from then.
+    scene.agent.sync().unwrap();
     let deadline = Instant::now() + Duration::from_secs(5);
     let allowed = scene.shop.probe("production/api-gateway", &target, false).unwrap();
     while scene.shop.node.probe(&allowed, SILENCE).unwrap() != Outcome::Answered {
