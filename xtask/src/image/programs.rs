@@ -96,6 +96,8 @@ fn cargo_build(arch: Arch) -> Result<Command> {
         map.iter().map(|(from, to)| format!("-ffile-prefix-map={}={to}", from.display())).collect();
     flags.extend(compiler.flags.iter().map(|flag| (*flag).to_owned()));
     cargo.env(format!("CFLAGS_{underscored}"), flags.join(" ")).env(format!("CC_{underscored}"), compiler.cc);
+    // What C has for __DATE__ and __TIME__ (GCC, clang 16): the allocator tells when it was built.
+    cargo.env("SOURCE_DATE_EPOCH", "0");
     if let Some(linker) = compiler.linker {
         cargo.env(format!("CARGO_TARGET_{}_LINKER", underscored.to_uppercase()), linker);
     }
